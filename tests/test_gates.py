@@ -1,0 +1,333 @@
+"""Every gate can close: a toy lesson passes them all, and each of these small faults is refused by its gate."""
+import runpy
+import shutil
+from pathlib import Path
+
+import gates
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+ROOT = Path(__file__).resolve().parents[1]
+
+DOUBLE = '''#| export
+def double(number: int,   # any whole number
+           ) -> int:      # twice as much
+    "Twice `number`."
+    return 2 * math.floor(number)'''
+
+
+def stub(number):
+    return f'def answer{number}(value):\n    "The value itself."\n    raise NotImplementedError("your turn")'
+
+
+def check(number):
+    return f"def check_answer{number}(answer{number}):\n    assert answer{number}(1) == 1\n    test_eq(answer{number}({number}), {number})"
+
+
+def lesson_cells():
+    "A lesson that keeps every rule, as (kind, source, output text or None)."
+    cells = [
+        ("code", "#| default_exp toy", None),
+        ("markdown", "# Toy\n\n> Numbers, twice as large.", None),
+        ("markdown", "You will be able to double a number.\n\nIt needs no other notebook; two minutes on two cores.\n\nIt exports `cloudlearn.toy`.", None),
+        ("code", "#| export\nimport math", None),
+        ("code", "from fastcore.test import test_eq, test_fail", None),
+        ("markdown", "Which is larger, a number or its double? " + "Think before you run the next cell. " * 14, None),
+        ("code", DOUBLE, None),
+        ("code", "test_eq(double(2), 4)\ndouble(2) + 0", "4"),
+        *[("code", f"# the double of {number}, and one more\ndouble({number}) + 1", str(2 * number + 1)) for number in range(10)],
+        ("markdown", "## Summary\n\n- one\n- two\n- three", None),
+        ("markdown", "## Exercises", None),
+    ]
+    for number in (1, 2, 3):
+        cells += [("markdown", f"### Exercise {number}: give it back", None), ("code", stub(number), None),
+                  ("code", f'{check(number)}\n\ntest_fail(lambda: check_answer{number}(answer{number}), msg="solved")', None)]
+    return cells + [("markdown", "Next: [what comes then?](02_next.ipynb)", None)]
+
+
+def solution_cells():
+    "The solutions of the toy lesson."
+    cells = [("markdown", "# Solutions\n\nTo [the lesson](../01_toy.ipynb).", None), ("code", "from fastcore.test import test_eq", None)]
+    for number in (1, 2, 3):
+        cells += [("markdown", f"### Exercise {number}: give it back", None), ("code", f"def answer{number}(value): return value", None),
+                  ("code", f"{check(number)}\n\ncheck_answer{number}(answer{number})", None)]
+    return cells
+
+
+def write(path, cells):
+    "Store cells as a clean notebook with ids that follow from their places."
+    nodes = []
+    for place, (kind, source, shown) in enumerate(cells):
+        node = new_code_cell(source) if kind == "code" else new_markdown_cell(source)
+        node.id = f"cell{place:03d}"
+        if isinstance(shown, str):
+            node.outputs = [new_output("execute_result", {"text/plain": shown})]
+        elif shown is not None:
+            node.outputs = [shown]
+        nodes.append(node)
+    notebook = new_notebook(cells=nodes, metadata={"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}})
+    notebook.nbformat_minor = 5
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+
+
+def course_with(root, lesson=None, solution=None):
+    "A course of the toy lesson, its successor, its solutions and an index."
+    nbs = root / "nbs"
+    write(nbs / "01_toy.ipynb", lesson or lesson_cells())
+    write(nbs / "02_next.ipynb", [("code", "#| default_exp next", None), ("code", "#| export\nANSWER = 42", None)])
+    write(nbs / "solutions" / "01_toy.ipynb", solution or solution_cells())
+    rows = "| [Toy](01_toy.ipynb) | What is twice two? |\n| [Next](02_next.ipynb) | And then? |"
+    write(nbs / "index.ipynb", [("markdown", f"# Index\n\n| notebook | question |\n|---|---|\n{rows}", None)])
+    return gates.Course(root)
+
+
+def swap(old, new):
+    "A fault: one text in place of another, wherever it stands."
+    def fault(cells):
+        changed = [(kind, source.replace(old, new), shown) for kind, source, shown in cells]
+        assert changed != cells, f"the toy lesson has no {old!r}"
+        return changed
+    return fault
+
+
+def add(source, shown=None, kind="code"):
+    "A fault: one more cell in the middle."
+    return lambda cells: [*cells[:8], (kind, source, shown), *cells[8:]]
+
+
+def drop(text):
+    "A fault: the cells with this text are missing."
+    return lambda cells: [cell for cell in cells if text not in cell[1]]
+
+
+ERROR = new_output("error", ename="ValueError", evalue="no", traceback=["ValueError: no"])
+WARNING = new_output("stream", name="stderr", text="DeprecationWarning: soon gone")
+LONG = "#| export\ndef long() -> None:\n    \"Long.\"\n" + "    pass\n" * 30
+
+FAULTS = [
+    (gates.opening, swap("#| default_exp toy", "#| default_exp toy\nx = 1"), "cell 0: is not the `#| default_exp`"),
+    (gates.opening, swap("> Numbers", "Numbers"), "cell 1: is not `# Title`"),
+    (gates.opening, swap("You will be able to", "We"), "cell 2: does not say"),
+    (gates.opening, swap("`cloudlearn.toy`", "`cloudlearn.other`"), "cell 2: does not say"),
+    (gates.opening, swap("import math", "import math\nx = 1"), "cell 3: is not the cell of exported imports"),
+    (gates.opening, swap("from fastcore.test", "#| hide\nfrom fastcore.test"), "cell 4: is not the cell of the lesson's own imports"),
+    (gates.summary, swap("- three", "- three\n- four"), "4 bullets"),
+    (gates.summary, swap("## Summary", "## End"), "no `## Summary`"),
+    (gates.next_link, swap("02_next.ipynb", "03_far.ipynb"), "does not lead on"),
+    (gates.next_link, drop("Next:"), "does not lead on"),
+    (gates.exercises, drop("xercise 3"), "exercises [1, 2]"),
+    (gates.exercises, swap("Exercise 3", "Exercise 4"), "exercises [1, 2, 4]"),
+    (gates.exercises, drop("def answer2"), "lacks its stub or its check"),
+    (gates.exercises, swap('raise NotImplementedError("your turn")', "return value"), "is not a stub"),
+    (gates.exercises, swap('"The value itself."\n    ', ""), "no docstring"),
+    (gates.exercises, swap("    assert answer2(1) == 1\n", ""), "asserts fewer than two things"),
+    (gates.exercises, swap("test_fail(lambda: check_answer2(answer2)", "test_fail(lambda: check_answer1(answer1)"), "does not show that the stub fails"),
+    (gates.exercises, swap("def check_answer2", "def verify_answer2"), "has no `def check_...`"),
+    (gates.exercises, swap("## Exercises", "Some questions"), "no `## Exercises`"),
+    (gates.solved, swap("answer2(1) == 1", "answer2(1) == 1.0"), "character for character"),
+    (gates.cell_counts, drop("and one more"), "has 11 code cells"),
+    (gates.cell_counts, lambda cells: [*cells[:8], *[("code", "x = 1\n" * 6, None)] * 22, *cells[8:]], "half of its code cells"),
+    (gates.cell_counts, add(""), "is empty"),
+    (gates.prose, swap("Think before you run the next cell. ", ""), "explain more"),
+    (gates.prose, swap("Think before", "Think again and again and again and again and again before" * 3), "say less"),
+    (gates.documented, swap('    "Twice `number`."\n', ""), "double has no docstring"),
+    (gates.documented, swap("number: int,   #", "number,   #"), "does not annotate `number`"),
+    (gates.documented, swap("# any whole number", ""), "does not describe `number`"),
+    (gates.documented, swap(") -> int:      # twice as much", "):"), "does not annotate what it returns"),
+    (gates.documented, swap("      # twice as much", ""), "does not describe what it returns"),
+    (gates.documented, swap("number: int,   # any", "number: int, other: int = 1,   # any"), "does not describe `other`"),
+    (gates.documented, add("#| export\nclass Pair:\n    first: int"), "Pair has no docstring"),
+    (gates.documented, add('#| export\nclass Pair:\n    "Two numbers."\n    first: int'), "does not describe the field `first`"),
+    (gates.documented, add('#| export\nclass Pair:\n    "Two numbers."\n    def __init__(self, first): pass'), "does not annotate `first`"),
+    (gates.short_functions, add(LONG), "long has 32 lines"),
+    (gates.short_functions, add("#| export\nclass Box:\n" + "\n".join(" " * 4 + line for line in LONG.splitlines()[1:])), "long has 32 lines"),
+    (gates.asserted, swap("test_eq(double(2), 4)\n", ""), "no asserted example follows double"),
+    (gates.asserted, add('#| export\nclass Box:\n    "A box."\n    def open(self): pass'), "no asserted example follows Box"),
+    (gates.imports_alone, add("import os\nos.sep", "'/'"), "does something else as well"),
+    (gates.import_order, add("from cloudlearn.next import ANSWER"), "imports cloudlearn.next, which notebook 02 exports"),
+    (gates.import_order, add("import cloudlearn.toy"), "imports cloudlearn.toy, which notebook 01 exports"),
+    (gates.import_order, add("def later():\n    from cloudlearn import next"), "imports cloudlearn.next"),
+    (gates.import_order, add("from cloudlearn.absent import x"), "which no notebook exports"),
+    (gates.import_order, add("from .next import ANSWER"), "relatively"),
+    (gates.global_settings, add("np.random.seed(0)"), "calls np.random.seed"),
+    (gates.global_settings, add("torch.manual_seed(0)"), "calls torch.manual_seed"),
+    (gates.global_settings, add("#| export\ntorch.set_num_threads(1)"), "calls torch.set_num_threads"),
+    (gates.global_settings, add('plt.rcParams["font.size"] = 20'), "rcParams"),
+    (gates.global_settings, add('os.environ["HOME"] = "here"'), "os.environ"),
+    (gates.leftovers, add("# TODO: explain", kind="markdown"), "note to oneself"),
+    (gates.leftovers, add("# x = double(3)\n1 + 1", "2"), "commented out: x = double(3)"),
+    (gates.absolute_paths, add('open("/home/me/x.png")'), "its source names /home/me"),
+    (gates.absolute_paths, add("where + ''", "'/tmp/tmpab12/x.png'"), "its output names /tmp/tmpab12"),
+    (gates.absolute_paths, add(r'folder = "C:\Users\me"'), r"names C:\Users"),
+    (gates.absolute_paths, add("See /Users/me/notes.", kind="markdown"), "names /Users/me"),
+    (gates.no_network, add("import requests"), "requests"),
+    (gates.no_network, add("from urllib.request import urlopen"), "urllib.request"),
+    (gates.no_network, add('table = pd.read_csv("https://example.org/a.csv")'), "https://example.org"),
+    (gates.no_network, add("model = torch.hub.load('a', 'b')"), "torch.hub.load"),
+    (gates.no_network, add("!pip install something"), "!pip install"),
+    (gates.no_network, add("data = VOCSegmentation('.', download=True)"), "download=True"),
+    (gates.no_shell, add("!cloudlearn clouds"), "runs a shell command: !cloudlearn"),
+    (gates.no_shell, add("%%bash\nls"), "runs a shell command: %%bash"),
+    (gates.executed, add("1 + 1"), "holds no output"),
+    (gates.executed, add("print('yes')"), "holds no output"),
+    (gates.executed, add("double('x')", ERROR), "ended in an error"),
+    (gates.executed, add("double(1)", WARNING), "shows a warning"),
+    (gates.size, add("1 + 1", "2" * 700_000), "KB"),
+    (gates.well_formed, add("def broken(:"), "does not parse"),
+    (gates.links, add("See [there](99_absent.ipynb).", kind="markdown"), "links to 99_absent.ipynb"),
+]
+
+
+@pytest.mark.parametrize("gate", gates.LESSON_GATES + gates.EVERY_GATE, ids=lambda gate: gate.__name__)
+def test_good_lesson_passes(gate, tmp_path):
+    course = course_with(tmp_path)
+    assert gate(course.lessons[0], course) == []
+
+
+@pytest.mark.parametrize("gate", gates.EVERY_GATE, ids=lambda gate: gate.__name__)
+def test_good_solutions_pass(gate, tmp_path):
+    course = course_with(tmp_path)
+    assert gate(course.solutions[0], course) == []
+
+
+@pytest.mark.parametrize("gate, fault, expected", FAULTS, ids=[f"{gate.__name__}-{place}" for place, (gate, _, _) in enumerate(FAULTS)])
+def test_fault_is_refused(gate, fault, expected, tmp_path):
+    course = course_with(tmp_path, fault(lesson_cells()))
+    complaints = gate(course.lessons[0], course)
+    assert any(expected in complaint for complaint in complaints), complaints
+    assert all("01_toy.ipynb" in complaint and "; " in complaint for complaint in complaints), "a complaint names notebook and mend"
+
+
+def test_every_gate_has_a_fault():
+    shown = {gate for gate, _, _ in FAULTS} | {gates.clean}      # clean: below
+    assert shown == {*gates.LESSON_GATES, *gates.EVERY_GATE}
+
+
+@pytest.mark.parametrize("fault, expected", [
+    (swap("(../01_toy.ipynb)", "(there)"), "does not link back"),
+    (drop("xercise 2"), "does not solve exercise 2"),
+    (drop("def check_answer2"), "lacks its check"),
+    (drop("def answer2"), "does not define answer2"),
+    (swap("\n\ncheck_answer2(answer2)", ""), "does not run check_answer2"),
+    (swap("from fastcore.test import test_eq", "#| default_exp answers"), "exports a module"),
+])
+def test_solution_fault_is_refused(fault, expected, tmp_path):
+    course = course_with(tmp_path, solution=fault(solution_cells()))
+    assert any(expected in complaint for complaint in gates.solved(course.lessons[0], course))
+
+
+def test_missing_solutions_are_refused(tmp_path):
+    course = course_with(tmp_path)
+    (tmp_path / "nbs" / "solutions" / "01_toy.ipynb").unlink()
+    assert "has no solutions" in gates.solved(course.lessons[0], course)[0]
+
+
+@pytest.mark.filterwarnings("ignore::nbformat.warnings.DuplicateCellId")
+@pytest.mark.parametrize("gate, old, new, expected", [
+    (gates.clean, '"execution_count": null', '"execution_count": 7', "run nbdev_clean"),
+    (gates.well_formed, '"nbformat_minor": 5', '"nbformat_minor": 4', "format 4.4"),
+    (gates.well_formed, '"id": "cell001"', '"id": "cell002"', "given twice"),
+])
+def test_stored_fault_is_refused(gate, old, new, expected, tmp_path):
+    course_with(tmp_path)
+    path = tmp_path / "nbs" / "01_toy.ipynb"
+    path.write_text(path.read_text().replace(old, new))
+    course = gates.Course(tmp_path)
+    assert any(expected in complaint for complaint in gate(course.lessons[0], course))
+
+
+def test_what_the_gates_let_through(tmp_path):
+    "Rules with an exception: seeds inside fork_rng or inside exported functions, addresses in docstrings, axes, fields only, the last Next."
+    cells = [*lesson_cells()[:-1], ("code", "with torch.random.fork_rng():\n    torch.manual_seed(0)", None),
+             ("code", "#| export\ndef _draw(seed):\n    torch.manual_seed(seed)", None),
+             ("code", '#| export\ndef show(number: int,   # any\n         ax=None,   # axes; None makes one\n         ):\n    "Draw."', None),
+             ("code", '#| export\nclass Pair(NamedTuple):\n    "Two numbers."\n    first: int   # any', None),
+             ("code", 'def cite():\n    "After https://example.org/paper."', None), ("markdown", "Next: [the index](index.ipynb)", None)]
+    course = course_with(tmp_path, cells)
+    (tmp_path / "nbs" / "02_next.ipynb").unlink()
+    for gate in (gates.global_settings, gates.no_network, gates.next_link, gates.documented):
+        assert gate(course.lessons[0], course) == []
+
+
+def test_course_gates_refuse(tmp_path):
+    course = course_with(tmp_path)
+    assert gates.course_map(course) == gates.modules_once(course) == []
+    write(tmp_path / "nbs" / "03_more.ipynb", [("code", "#| default_exp toy", None)])
+    course = gates.Course(tmp_path)
+    assert "no row with a question for 03_more.ipynb" in gates.course_map(course)[0]
+    assert "two notebooks export cloudlearn.toy" in gates.modules_once(course)[0]
+
+
+def test_export_drift_is_refused(tmp_path):
+    shutil.copy(ROOT / "settings.ini", tmp_path)
+    course = course_with(tmp_path)
+    (tmp_path / "cloudlearn").mkdir()
+    found = gates.export_drift(course, tmp_path / "first")
+    assert any("toy.py is missing" in complaint for complaint in found)
+    shutil.copytree(tmp_path / "first" / "cloudlearn", tmp_path / "cloudlearn", dirs_exist_ok=True)
+    assert gates.export_drift(course, tmp_path / "second") == []
+    with open(tmp_path / "cloudlearn" / "toy.py", "a") as file:
+        file.write("# edited by hand\n")
+    (tmp_path / "cloudlearn" / "stray.py").touch()
+    found = gates.export_drift(course, tmp_path / "third")
+    assert [complaint.split(" ")[0] for complaint in found] == ["cloudlearn/stray.py", "cloudlearn/toy.py"]
+
+
+def test_readme_drift_is_refused(tmp_path, capsys):
+    course_with(tmp_path)
+    (tmp_path / ".ci").mkdir()
+    path = shutil.copy(ROOT / ".ci" / "readme", tmp_path / ".ci")
+    readme = runpy.run_path(str(path))["main"]
+    assert readme(["--check"]) == 1
+    assert readme([]) == readme(["--check"]) == 0
+    assert "](nbs/01_toy.ipynb)" in (tmp_path / "README.md").read_text()
+    write(tmp_path / "nbs" / "index.ipynb", [("markdown", "# Another\n\n![run](images/absent.png)", None)])
+    capsys.readouterr()
+    assert readme(["--check"]) == 1
+    said = capsys.readouterr().out
+    assert "nbs/images/absent.png, which is not there" in said and "run `python .ci/readme`" in said
+
+
+def test_readme_keeps_text_and_drops_the_rest(tmp_path):
+    (tmp_path / ".ci").mkdir()
+    path = shutil.copy(ROOT / ".ci" / "readme", tmp_path / ".ci")
+    picture = new_output("display_data", {"image/png": "aGVsbG8=", "text/plain": "<Figure>"})
+    write(tmp_path / "nbs" / "index.ipynb", [
+        ("markdown", "[a](01_toy.ipynb) [b](../LICENSE) [c](https://example.org) [d](#words)", None),
+        ("code", "#| hide\nhidden = 1", None), ("code", "#| eval: false\n1 + 1", "2"), ("code", "draw()", picture), ("code", "warn()", WARNING)])
+    text = runpy.run_path(str(path))["render"]()
+    assert "[a](nbs/01_toy.ipynb) [b](LICENSE) [c](https://example.org) [d](#words)" in text
+    assert "```python\n1 + 1\n```\n\n    2\n" in text and "draw()" in text
+    assert not any(word in text for word in ("hidden", "#|", "Figure", "aGVsbG8", "Deprecation"))
+
+
+@pytest.mark.parametrize("old, new, expected", [
+    ("torch>=2.10", "torch==2.13.0", "without a pin"),
+    ("torch>=2.10", "torch>=2.0", "lets 2.9.1 in"),
+    ("lightning>=2.6.4,<3", "lightning>=2.6", "lets version 2.6.3 in"),
+    ("nbdev==2.4.14", "nbdev>=2.4.14", "lets version 2.4.15 in"),
+    ("safetensors>=0.5", "", "lack safetensors"),
+    ("seaborn>=0.13", "seaborn", "seaborn has no lower bound"),
+    ("requirements = torch", "requirements = fastcore>=1.14,<2 torch", "move it to dev_requirements"),
+    ("pycocotools>=2.0.8", "", "lack pycocotools"),
+    ("update_pyproject = False", "update_pyproject = True", "must be False"),
+])
+def test_requirement_fault_is_refused(old, new, expected, tmp_path):
+    text = (ROOT / "settings.ini").read_text(encoding="utf-8")
+    assert old in text
+    (tmp_path / "settings.ini").write_text(text.replace(old, new, 1), encoding="utf-8")
+    assert any(expected in complaint for complaint in gates.requirements(tmp_path / "settings.ini"))
+
+
+def test_top_level_faults_are_refused():
+    assert gates.top_level(gates.TOP) == []
+    found = gates.top_level(gates.TOP - {"LICENSE"} | {"pyproject.toml"})
+    assert "pyproject.toml does not belong" in found[0] and "LICENSE is missing" in found[1]
+
+
+def test_heavy_import_is_refused():
+    assert "brings pandas along" in gates.heavy_imports("pandas")[0]
+    assert gates.heavy_imports("numpy") == []
+    assert "fails" in gates.heavy_imports("no_such_module")[0]

@@ -1,0 +1,67 @@
+"""Every rule of the house, over every notebook. The rules themselves stand in `tests/gates.py`."""
+import subprocess
+import sys
+from pathlib import Path
+
+import gates
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+COURSE = gates.Course(ROOT)
+
+
+def insist(complaints):
+    "Fail with the complaints alone; the gate's own frames help nobody."
+    if complaints:
+        pytest.fail("\n".join(complaints), pytrace=False)
+
+
+def test_there_are_lessons():
+    assert len(COURSE.lessons) >= 10
+
+
+@pytest.mark.parametrize("gate", gates.LESSON_GATES, ids=lambda gate: gate.__name__)
+@pytest.mark.parametrize("lesson", COURSE.lessons, ids=lambda lesson: lesson.name)
+def test_lesson(lesson, gate):
+    insist(gate(lesson, COURSE))
+
+
+@pytest.mark.parametrize("gate", gates.EVERY_GATE, ids=lambda gate: gate.__name__)
+@pytest.mark.parametrize("notebook", COURSE.notebooks, ids=lambda notebook: notebook.label)
+def test_notebook(notebook, gate):
+    if notebook.name == "index" and gate is gates.import_order:
+        pytest.skip("the index stands outside the order")
+    insist(gate(notebook, COURSE))
+
+
+def test_course_map():
+    insist(gates.course_map(COURSE))
+
+
+def test_modules_once():
+    insist(gates.modules_once(COURSE))
+
+
+def test_export_in_step(tmp_path):
+    insist(gates.export_drift(COURSE, tmp_path / "fresh"))
+
+
+def test_readme_in_step():
+    run = subprocess.run([sys.executable, str(ROOT / ".ci" / "readme"), "--check"], capture_output=True, text=True)
+    insist([run.stdout + run.stderr] if run.returncode else [])
+
+
+def test_requirements():
+    insist(gates.requirements(ROOT / "settings.ini"))
+
+
+def test_top_level():
+    run = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    if run.returncode:
+        pytest.skip("not a git checkout")
+    insist(gates.top_level(line.split("/")[0] for line in run.stdout.splitlines() if (ROOT / line).exists()))
+
+
+@pytest.mark.parametrize("module", ["masks", "scenes", "scores", "decisions"])
+def test_light_imports(module):
+    insist(gates.heavy_imports(f"cloudlearn.{module}"))
