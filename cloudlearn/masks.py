@@ -199,7 +199,7 @@ def remove_small(mask: np.ndarray,  # (..., H, W) bool
 def polygon_mask(points: np.ndarray,      # (P, 2) corners as x, y; pixel (row, column) covers column..column + 1, row..row + 1
                  shape: tuple[int, int],  # (height, width) of the mask; what lies outside is cut off
                  ) -> np.ndarray:         # (H, W) bool
-    "Fill a polygon: a pixel is on if its centre lies inside, by the even-odd rule."
+    "Fill a polygon by the even-odd rule: a pixel is on if its centre lies inside, or on a left or upper edge."
     height, width = _shape(shape)
     points = np.asarray(points, dtype=float)
     if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3:

@@ -346,6 +346,12 @@ def test_a_rectangle_has_its_area(x, y, width, height):
     assert (polygon_mask(corners, (15, 12)) == expected).all()
 
 
+def test_a_centre_on_the_edge_belongs_to_the_shape_below_and_right_of_it():
+    corners = np.array([[0.5, 0.5], [3.5, 0.5], [3.5, 2.5], [0.5, 2.5]])
+    assert (polygon_mask(corners, (5, 6)) == box(0, 0, 3, 2, (5, 6))).all()
+    assert (polygon_mask(corners + [1, 2], (5, 6)) == box(1, 2, 4, 4, (5, 6))).all()
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_centres_inside_are_on(seed):
     corners = star(seed)
@@ -360,6 +366,11 @@ def test_start_and_direction_do_not_matter(seed):
     mask = polygon_mask(corners, (60, 80))
     assert (polygon_mask(np.roll(corners, seed % 9, axis=0), (60, 80)) == mask).all()
     assert (polygon_mask(corners[::-1], (60, 80)) == mask).all()
+
+
+def test_ties_do_not_depend_on_direction():
+    for corners in np.random.default_rng(0).integers(0, 60, (300, 3, 2)) + 0.5:     # edges pass exactly through centres
+        assert (polygon_mask(corners, (60, 60)) == polygon_mask(corners[::-1], (60, 60))).all()
 
 
 @pytest.mark.parametrize("whole", [False, True])
