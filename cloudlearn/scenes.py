@@ -49,7 +49,6 @@ def cloud_field(rng: np.random.Generator,  # source of the waves' sizes and phas
     field = np.fft.irfft2(spectrum, s=(h, w)) * (h * w / (2 * np.sqrt((strengths**2).sum())))
     return cv2.resize(field.astype(np.float32), shape[::-1], interpolation=cv2.INTER_CUBIC)
 
-# %% ../nbs/02_scenes.ipynb #3976c80d
 def _ridge(field: np.ndarray, level: float, width: float) -> np.ndarray:
     "1 where the field is at `level`, falling to 0.37 at a distance of `width`."
     return np.exp(-((field - level) / width)**2)
@@ -133,10 +132,10 @@ class Box(NamedTuple):
     "One box drawn by one annotator; edges in shares of the picture's width and height."
     annotator: int   # 0, 1 or 2
     label: int       # index into CLOUDS
-    left: float
-    top: float
-    right: float
-    bottom: float
+    left: float      # 0 to 1
+    top: float       # 0 to 1
+    right: float     # left to 1
+    bottom: float    # top to 1
 
 def _frame(margin: np.ndarray) -> list[float]:
     "The region's true bounding box: left, top, right, bottom, in shares of the picture."
@@ -163,8 +162,8 @@ def _paint(boxes: list[Box], shape: tuple[int, int]) -> np.ndarray:
         masks[box.label, round(box.top * h):round(box.bottom * h), round(box.left * w):round(box.right * w)] = True
     return masks
 
-def cloud_boxes(seed: int,   # the scene's seed, from 0
-                ) -> list[Box]:
+def cloud_boxes(seed: int,        # the scene's seed, from 0
+                ) -> list[Box]:   # one to some two dozen boxes, by annotator
     "Who drew what in the scene of this seed, before the swath is cut out."
     rng = np.random.default_rng(seed)
     return _draw(rng, *_regions(rng, seed))
@@ -172,10 +171,10 @@ def cloud_boxes(seed: int,   # the scene's seed, from 0
 # %% ../nbs/02_scenes.ipynb #5a25ff55
 class Track(NamedTuple):
     "The swath's left edge is at `left + tilt * y`, its width `width + taper * y`, in shares of the picture."
-    left: float
-    tilt: float
-    width: float
-    taper: float
+    left: float    # of the left edge at the top of the picture
+    tilt: float    # by which the left edge moves from top to bottom
+    width: float   # at the top
+    taper: float   # by which the width changes from top to bottom
 
 def _east(track: Track, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     "Distance east of the swath's left edge, (H, W), and the swath's width at each row, (H, 1)."
@@ -230,7 +229,6 @@ def _cloud(rng: np.random.Generator, shape: tuple[int, int], labels: np.ndarray,
     layout = cv2.resize(layout, shape[::-1], interpolation=cv2.INTER_CUBIC)
     return layout + bend(0.7 * fine + 0.9 * lines) * np.clip(0.7 - 0.2 * layout, 0.35, 0.95)
 
-# %% ../nbs/02_scenes.ipynb #61370199
 RANK = (0, .05, .1, .25, .5, .75, .9, .95, .99, 1)    # share of the visible pixels with less cloud
 WHITE = np.array((0, .006, .014, .045, .13, .35, .64, .79, .93, 1))   # how white such a pixel is
 
@@ -258,7 +256,7 @@ def _check(seed: int, shape: tuple[int, int]) -> tuple[int, int]:
 
 def cloud_scene(seed: int,                                 # from 0; one seed, one scene
                 shape: tuple[int, int] = (350, 525),       # (height, width) in pixels, each from 32
-                ) -> Scene:
+                ) -> Scene:                                # picture, masks, truth and swath
     "The scene of a seed; at another shape, the same scene in another size."
     shape, rng = _check(seed, shape), np.random.default_rng(seed)
     labels, margins = _regions(rng, seed)

@@ -183,18 +183,20 @@ def test_no_shortcut_through_the_colour_histogram(many):
 
 
 def test_texture_tells_the_kinds_apart():
-    "The same grain over the four layouts: Flower has the largest pieces, then Fish, then the other two."
-    sizes = {}
+    "The same grain over the four layouts: size of the pieces, and how much of the structure is finer than five pixels."
+    pieces, fine = {name: [] for name in CLOUDS}, {name: [] for name in CLOUDS}
     for name, recipe in scenes.RECIPES.items():
-        sizes[name] = []
         for seed in range(10):
             rough = cloud_field(np.random.default_rng(seed), (96, 144), 1 / 60, 1 / 10, 1.6)
             layout = recipe(np.random.default_rng(seed + 50), (96, 144), 0.2, rough)
             cloud = layout + 0.6 * cloud_field(np.random.default_rng(seed + 90), (96, 144), 1 / 70, 1 / 16, 1.4) > 0
-            pieces = np.bincount(cv2.connectedComponents(cloud.astype(np.uint8))[1].ravel())[1:]
-            sizes[name].append((pieces**2).sum() / max(pieces.sum(), 1))
-    mean = {name: np.mean(values) for name, values in sizes.items()}
-    assert max(mean["Sugar"], mean["Gravel"]) < mean["Fish"] < mean["Flower"]
+            sizes = np.bincount(cv2.connectedComponents(cloud.astype(np.uint8))[1].ravel())[1:]
+            pieces[name].append((sizes**2).sum() / sizes.sum())
+            smooth = cv2.blur(cloud.astype(np.float32), (5, 5))
+            fine[name].append(((cloud - smooth)**2).mean() / cloud.var())
+    pieces, fine = ({name: np.mean(values) for name, values in table.items()} for table in (pieces, fine))
+    assert pieces["Sugar"] < pieces["Gravel"] < 0.5 * min(pieces["Fish"], pieces["Flower"])
+    assert fine["Flower"] + 0.1 < fine["Fish"] < fine["Gravel"] - 0.1
 
 
 def test_the_folder_has_the_competitions_layout(folder):
