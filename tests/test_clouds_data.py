@@ -1,0 +1,554 @@
+"""The competition's files: labels, pictures, the split, submissions and their score, with bad input of every kind."""
+import inspect
+import itertools
+import os
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cloudlearn.clouds import data
+from cloudlearn.clouds.data import (CLASSES, HEADER, PICTURE_PIXELS, RLE_SHAPE, SUBMISSION_SHAPE, check_folder, check_submission,
+                                    encode_masks, label_masks, label_size, list_pictures, load_pictures, read_labels,
+                                    read_picture, read_rows, score_submission, split_pictures, write_labels, write_submission)
+from cloudlearn.masks import resize_mask, rle_decode, rle_encode
+from cloudlearn.scenes import write_cloud_folder
+
+HEAD = "Image_Label,EncodedPixels\n"
+SMALL = SUBMISSION_SHAPE[0] * SUBMISSION_SHAPE[1]
+BLANK = ["", "", "", ""]
+NAMES = ["a.jpg", "b.jpg"]
+
+
+def rows(picture, *texts):
+    "Four rows of a CSV; texts that are not given are empty."
+    return "".join(f"{picture}_{name},{text}\n" for name, text in itertools.zip_longest(CLASSES, texts, fillvalue=""))
+
+
+def frame(*texts, names=None):
+    "Labels as `read_labels` gives them."
+    names = names or [f"{place}.jpg" for place in range(len(texts))]
+    return pd.DataFrame([list(four) for four in texts], index=pd.Index(names, name="picture"), columns=list(CLASSES))
+
+
+@pytest.fixture
+def csv(tmp_path):
+    "Writes text or bytes to a file and returns its path."
+    def write(content, name="labels.csv"):
+        path = tmp_path / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+    return write
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    "A small folder in the competition's layout; read only."
+    return write_cloud_folder(tmp_path_factory.mktemp("clouds") / "folder", train=12, test=5, shape=(70, 105))
+
+
+@pytest.fixture
+def smooth():
+    "A picture with soft structure, (420, 630, 3) uint8."
+    noise = np.random.default_rng(0).integers(0, 256, (420, 630, 3), dtype=np.uint8)
+    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 6), None, 0, 255, cv2.NORM_MINMAX)
+
+
+def jpeg(picture, path, quality=95):
+    path.write_bytes(cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes())
+    return path
+
+
+# ------------------------------------------------------------------------------------------------------ rows and labels
+
+def test_rows_by_hand(csv):
+    path = csv(HEAD + "a_b.jpg_Fish,1 3 10 5\n\n a_b.jpg_Sugar , \n")
+    assert read_rows(path) == [(2, "a_b.jpg", "Fish", "1 3 10 5"), (4, "a_b.jpg", "Sugar", "")]
+    assert read_rows(str(path)) == read_rows(path)
+
+
+@pytest.mark.parametrize("change", [
+    lambda text: "\ufeff" + text, lambda text: text.replace("\n", "\r\n"), lambda text: "\ufeff" + text.replace("\n", "\r\n"),
+    lambda text: text.rstrip("\n"), lambda text: text + "\n \n", lambda text: text.replace("a.jpg_Fish,5 4", '"a.jpg_Fish","5 4"')],
+    ids=["BOM", "CRLF", "both", "no last line end", "blank lines", "quotes"])
+def test_harmless_differences_are_accepted(csv, change):
+    plain = HEAD + rows("a.jpg", "5 4") + rows("é b.jpg", "", "1 2")
+    want = read_labels(csv(plain))
+    assert read_labels(csv(change(plain))).equals(want)
+    assert want.loc["a.jpg"].tolist() == ["5 4", "", "", ""] and want.loc["é b.jpg", "Flower"] == "1 2"
+
+
+def test_labels_keep_the_files_order_of_pictures_and_the_competitions_order_of_classes(csv):
+    mixed = ["z.jpg_Sugar,4 1", "b.jpg_Flower,", "z.jpg_Fish,1 1", "b.jpg_Fish,9 9", "z.jpg_Gravel,3 1", "b.jpg_Sugar,", "z.jpg_Flower,2 1", "b.jpg_Gravel,"]
+    labels = read_labels(csv(HEAD + "\n".join(mixed)))
+    assert list(labels.index) == ["z.jpg", "b.jpg"] and list(labels.columns) == list(CLASSES) and labels.index.name == "picture"
+    assert labels.to_numpy().tolist() == [["1 1", "2 1", "3 1", "4 1"], ["9 9", "", "", ""]]
+
+
+GOOD = HEAD + rows("a.jpg", "5 4") + rows("b.jpg")
+
+@pytest.mark.parametrize("content, words", [
+    ("", ["no rows", "header"]),
+    (HEAD, ["no rows"]),
+    (GOOD.replace(",", ";"), ["line 1", "Image_Label;EncodedPixels", "must be Image_Label,EncodedPixels"]),
+    (GOOD.replace("EncodedPixels", "Pixels"), ["line 1", "must be"]),
+    (GOOD.replace("Image_Label", ",Image_Label"), ["line 1", "must be"]),
+    (GOOD.replace("b.jpg_Gravel", "b.jpg_Gravle"), ["line 8", "unknown class 'Gravle'", "Fish, Flower, Gravel, Sugar"]),
+    (GOOD.replace("b.jpg_Gravel", "b.jpg_gravel"), ["line 8", "unknown class"]),
+    (GOOD + "a.jpg_Fish,\n", ["line 10", "a.jpg_Fish", "already in line 2", "remove"]),
+    (GOOD.replace("b.jpg_Sugar,\n", ""), ["b.jpg", "no row for Sugar"]),
+    (GOOD.replace("5 4", "5,4"), ["line 2", "3 cells"]),
+    (GOOD.replace("a.jpg_Fish,5 4", "a.jpg_Fish"), ["line 2", "1 cells"]),
+    (GOOD.replace("a.jpg_Fish,", '"a.jpg_Fish,'), ["no row for"]),
+    (GOOD.replace("a.jpg_Fish", "Fish"), ["line 2", "PICTURE_CLASS"]),
+    (GOOD.replace("a.jpg_Fish", "_Fish"), ["line 2", "PICTURE_CLASS"]),
+    (GOOD.replace("a.jpg", "../a.jpg"), ["line 2", "bare file name"]),
+    (GOOD.replace("a.jpg", ".."), ["line 2", "bare file name"]),
+    (GOOD.replace("a.jpg", "a\x07.jpg"), ["line 2", "bare file name"]),
+    (GOOD.replace("a.jpg", "a\0.jpg"), ["line 2", "not text"]),
+    (GOOD.encode("utf-16"), ["line 1", "not text"]),
+    (GOOD.replace("b.jpg", "é.jpg").encode("latin1"), ["line 6", "not text", "UTF-8"]),
+    (b"PK\x03\x04\x14\0" + bytes(range(256)), ["line 1", "unpack"]),
+    (bytes(1000), ["line 1", "not text"]),
+    (GOOD.replace("\n", "\r"), ["line 1", "must be"])])
+def test_faulty_labels_get_a_sentence(csv, content, words):
+    path = csv(content)
+    with pytest.raises(ValueError) as caught: read_labels(path)
+    message = str(caught.value)
+    assert message.startswith(str(path)) and message.endswith(".") and "\n" not in message and len(message) < len(str(path)) + 250
+    assert all(word in message for word in words), message
+
+
+def test_no_such_file(tmp_path):
+    for path in (tmp_path / "train.csv", tmp_path):
+        with pytest.raises(ValueError, match="there is no such file; give the path"): read_labels(path)
+
+
+@settings(max_examples=60)
+@given(st.one_of(st.binary(max_size=300), st.text(max_size=300).map(lambda text: (HEAD + text).encode(errors="replace")),
+                 st.lists(st.tuples(st.sampled_from(["a.jpg_Fish", "a_Sugar", "Fish", "é_Flower", '"', "b.jpg_Gravel", "..", ""]),
+                                    st.text("0123456789 -.,²\u0663\"\0\ufeff", max_size=12))).map(
+                     lambda pairs: (HEAD + "\n".join(f"{key},{text}" for key, text in pairs)).encode())))
+def test_any_file_reads_or_raises_value_error(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "fuzz.csv"
+    path.write_bytes(content)
+    calls = [lambda: check_submission(path, NAMES), lambda: score_submission(path, path), lambda: label_size(read_labels(path)),
+             lambda: label_masks(read_labels(path), (7, 9))]
+    for call in calls:
+        try: call()
+        except ValueError as error: assert str(error).strip()
+
+
+@settings(max_examples=60)
+@given(st.lists(st.sampled_from([*rows("a.jpg", "1 2").split(), *rows("b.jpg", "", "3 1 9 2").splitlines(), "c.jpg_Fish,", "a.jpg_Fish,0 1", "a.jpg_Fish"]), max_size=10))
+def test_check_submission_passes_only_what_is_complete_and_in_order(tmp_path_factory, lines):
+    path = tmp_path_factory.getbasetemp() / "fuzz_submission.csv"
+    path.write_text(HEAD + "\n".join(lines))
+    keys = [line.partition(",")[0] for line in lines]
+    try: check_submission(path, NAMES)
+    except ValueError as error: assert str(error).startswith(str(path))
+    else: assert keys == [f"{picture}_{name}" for picture in NAMES for name in CLASSES]
+
+
+# ------------------------------------------------------------------------------------------------------ masks
+
+@pytest.mark.parametrize("shape", [(350, 525), (160, 240), (37, 61)])
+def test_label_masks_equal_decode_and_resize(scenes, shape):
+    labels = read_labels(scenes / "train.csv")
+    want = [[resize_mask(rle_decode(text, RLE_SHAPE), shape) for text in four] for four in labels.to_numpy()]
+    masks = label_masks(labels, shape)
+    assert masks.dtype == bool and (masks == np.array(want)).all()
+    assert (masks.any((2, 3)) == (labels != "").to_numpy()).all()
+
+
+def test_label_masks_go_by_the_names_of_the_columns():
+    labels = frame(["1 1", "2 1", "3 1", "4 1"])
+    want = label_masks(labels, (2, 3), (2, 3))
+    assert [np.flatnonzero(plane.T).tolist() for plane in want[0]] == [[0], [1], [2], [3]]      # down the columns, from 1
+    assert (label_masks(labels[list(CLASSES[::-1])], (2, 3), (2, 3)) == want).all()
+
+
+def test_label_masks_name_picture_class_and_run():
+    with pytest.raises(ValueError, match=r"train\.csv: 1\.jpg_Gravel: run 2 of 2, '2940000 2', ends after"):
+        label_masks(frame(BLANK, ["", "", "1 1 2940000 2", ""]), (10, 15), source="train.csv")
+
+
+# ------------------------------------------------------------------------------------------------------ pictures
+
+def ordinary(path, shape):
+    "Decode everything, then average down."
+    return cv2.resize(np.asarray(Image.open(path).convert("RGB")), shape[::-1], interpolation=cv2.INTER_AREA)
+
+
+@pytest.mark.parametrize("shape, limit", [((420, 630), 0), ((300, 450), 0), ((211, 316), 0), ((210, 315), 0.7), ((105, 158), 0), ((48, 72), 2), ((52, 78), 2), ((7, 9), 1)])
+def test_reduced_decoding_stays_close_to_full_decoding(tmp_path, smooth, shape, limit):
+    path = jpeg(smooth, tmp_path / "a.jpg")
+    picture = read_picture(path, shape)
+    assert picture.shape == (*shape, 3) and picture.dtype == np.uint8
+    assert np.abs(picture.astype(int) - ordinary(path, shape)).mean() <= limit
+
+
+def test_reduced_decoding_is_used_and_no_smaller_than_exact_or_twice(tmp_path, smooth, monkeypatch):
+    path, decoded = jpeg(smooth[:400, :600], tmp_path / "a.jpg"), []
+    monkeypatch.setattr(data.cv2, "resize", lambda pixels, size, interpolation: decoded.append(pixels.shape[:2]) or np.zeros((*size[::-1], 3), np.uint8))
+    for shape in [(50, 75), (51, 76), (100, 150), (99, 149), (200, 300), (201, 300), (400, 600), (800, 1200)]: read_picture(path, shape)
+    assert decoded == [(50, 75), (200, 300), (100, 150), (200, 300), (200, 300), (400, 600), (400, 600), (400, 600)]
+
+
+def test_colours_and_modes(tmp_path):
+    colour = np.full((16, 24, 3), (200, 60, 20), np.uint8)
+    picture = Image.fromarray(colour)
+    for name, mode in [("rgb.jpg", "RGB"), ("rgb.png", "RGB"), ("alpha.png", "RGBA"), ("grey.png", "L"), ("palette.png", "P"), ("print.jpg", "CMYK")]:
+        picture.convert(mode).save(tmp_path / name)
+        got = read_picture(tmp_path / name, (8, 12))
+        assert got.shape == (8, 12, 3)
+        if mode != "L": assert np.abs(got.astype(int) - colour[:8, :12]).max() <= 30, name      # red stays red
+    (tmp_path / "rgb.png").rename(tmp_path / "wrong.jpg")
+    assert read_picture(tmp_path / "wrong.jpg", (8, 12))[0, 0].tolist() == [200, 60, 20]         # the content counts, not the name
+
+
+@pytest.mark.parametrize("suffix, keep", [(suffix, keep) for suffix in (".jpg", ".png") for keep in (0, 1, 20, 200, 0.5, 0.9, -40)] + [(".jpg", -1), (".jpg", -2)])
+def test_truncated_pictures_are_refused(tmp_path, smooth, suffix, keep):
+    whole = cv2.imencode(suffix, smooth)[1].tobytes()
+    path = tmp_path / f"cut{suffix}"
+    path.write_bytes(whole[:int(keep * len(whole)) if isinstance(keep, float) else keep])
+    with pytest.raises(ValueError) as caught: read_picture(path, (35, 52))
+    assert str(caught.value).startswith(f"{path}: cannot be read as a picture") and str(caught.value).endswith("fetch the file again.")
+
+
+def test_unsuitable_pictures_are_refused(tmp_path, smooth, monkeypatch):
+    Image.fromarray(smooth).save(tmp_path / "gif.png", format="GIF")
+    cv2.imwrite(str(tmp_path / "deep.png"), np.zeros((8, 12), np.uint16))
+    Image.fromarray(smooth[..., 0]).convert("1").save(tmp_path / "bits.png")
+    (tmp_path / "page.jpg").write_text("<html>")
+    (tmp_path / "folder.jpg").mkdir()
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(smooth).save(tmp_path / f"turn{orientation}.jpg", exif=exif)
+    cases = {"none.jpg": "no such picture", "gif.png": "cannot be read", "deep.png": "mode I;16", "bits.png": "mode 1", "page.jpg": "cannot be read", "folder.jpg": "cannot be read"}
+    for name, words in (cases | {f"turn{k}.jpg": f"EXIF orientation {k}" for k in range(2, 9)}).items():
+        with pytest.raises(ValueError, match=words) as caught: read_picture(tmp_path / name, (8, 12))
+        assert str(caught.value).startswith(str(tmp_path / name)) and str(caught.value).endswith(".")
+    assert read_picture(tmp_path / "turn1.jpg", (42, 63)).shape == (42, 63, 3)
+    assert PICTURE_PIXELS >= 1400 * 2100
+    monkeypatch.setattr(data, "PICTURE_PIXELS", smooth.shape[0] * smooth.shape[1] - 1)
+    with pytest.raises(ValueError, match="630 x 420 pixels, above the limit"): read_picture(tmp_path / "turn1.jpg", (42, 63))
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 2**32 - 1), suffix=st.sampled_from([".jpg", ".png"]), early=st.booleans())
+def test_damaged_pictures_read_or_raise_value_error(tmp_path_factory, seed, suffix, early):
+    rng, path = np.random.default_rng(seed), tmp_path_factory.getbasetemp() / "damaged"
+    base = cv2.GaussianBlur(np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8), (0, 0), 2)
+    damaged = bytearray(cv2.imencode(suffix, base)[1].tobytes())
+    for _ in range(rng.integers(1, 6)): damaged[rng.integers(min(len(damaged), 200) if early else len(damaged))] = rng.integers(256)
+    path.write_bytes(damaged)
+    try: assert read_picture(path, (20, 30)).shape == (20, 30, 3)
+    except ValueError as error: assert str(error).startswith(str(path))
+
+
+def test_load_pictures_keeps_the_order_with_any_number_of_threads(scenes):
+    names = list_pictures(scenes / "train_images")[::-1]
+    want = np.stack([read_picture(scenes / "train_images" / name, (20, 30)) for name in names])
+    for workers in (None, 1, 5): assert (load_pictures(scenes / "train_images", iter(names), (20, 30), workers) == want).all()
+    assert load_pictures(scenes, [], (20, 30)).shape == (0, 20, 30, 3)
+    with pytest.raises(ValueError, match=r"gone\.jpg: there is no such picture"): load_pictures(scenes / "train_images", [*names, "gone.jpg"], (20, 30))
+
+
+def test_list_pictures(tmp_path):
+    for name in ["b.jpg", "a.JPEG", "c.png", "._b.jpg", ".hidden.png", "notes.txt", "jpg"]: (tmp_path / name).touch()
+    assert list_pictures(tmp_path) == ["a.JPEG", "b.jpg", "c.png"]
+    for path in (tmp_path / "none", tmp_path / "b.jpg"):
+        with pytest.raises(ValueError, match="there is no such folder"): list_pictures(path)
+
+
+# ------------------------------------------------------------------------------------------------------ the folder
+
+@pytest.fixture
+def folder(tmp_path):
+    "A folder of two training and two test pictures without content."
+    for part, names in [("train_images", "ab"), ("test_images", "cd")]:
+        (tmp_path / part).mkdir()
+        for name in names: (tmp_path / part / f"{name}.jpg").touch()
+    (tmp_path / "train.csv").write_text(HEAD + rows("b.jpg", "1 1") + rows("a.jpg"))
+    (tmp_path / "sample_submission.csv").write_text(HEAD + rows("d.jpg", "1 1") + rows("c.jpg"))
+    return tmp_path
+
+
+def test_check_folder_gives_labels_and_the_order_of_the_sample(folder, scenes):
+    labels, test = check_folder(folder)
+    assert list(labels.index) == ["b.jpg", "a.jpg"] and test == ["d.jpg", "c.jpg"]
+    (folder / "sample_submission.csv").unlink()
+    assert check_folder(folder)[1] == ["c.jpg", "d.jpg"]
+    for path in (folder / "test_images").iterdir(): path.unlink()
+    (folder / "test_images").rmdir()
+    assert check_folder(str(folder))[1] == []
+    labels, test = check_folder(scenes)
+    assert len(labels) == 12 and len(test) == 5 and not set(test) & set(labels.index)
+
+
+@pytest.mark.parametrize("harm, words", [
+    (lambda folder: (folder / "train.csv").unlink(), ["train.csv", "no such file"]),
+    (lambda folder: (folder / "train_images" / "a.jpg").unlink(), ["train.csv", "not in train_images: 1, first a.jpg"]),
+    (lambda folder: (folder / "train_images").rename(folder / "images"), ["train_images", "no such folder"]),
+    (lambda folder: (folder / "test_images" / "c.jpg").unlink(), ["sample_submission.csv", "first c.jpg"]),
+    (lambda folder: (folder / "test_images" / "e.jpg").touch(), ["sample_submission.csv", "first e.jpg"]),
+    (lambda folder: (folder / "sample_submission.csv").write_text(HEAD), ["sample_submission.csv", "no rows"])])
+def test_check_folder_names_what_is_wrong(folder, harm, words):
+    harm(folder)
+    with pytest.raises(ValueError) as caught: check_folder(folder)
+    assert str(caught.value).startswith(str(folder)) and all(word in str(caught.value) for word in words)
+
+
+def test_a_missing_folder(tmp_path):
+    with pytest.raises(ValueError, match="none: there is no such folder; give the one that holds train.csv"): check_folder(tmp_path / "none")
+
+
+# ------------------------------------------------------------------------------------------------------ the split
+
+def worst_gap(presence, second):
+    return np.abs(presence[second].mean(0) - np.delete(presence, second, axis=0).mean(0)).max()
+
+
+def drawn(count, seed=0):
+    return np.random.default_rng(seed).random((count, 4)) < (0.5, 0.43, 0.53, 0.68)
+
+
+@settings(max_examples=60)
+@given(st.integers(2, 120), st.floats(0.01, 0.99), st.integers(0, 5), st.integers(0, 3))
+def test_every_picture_is_in_one_part(count, share, seed, kind):
+    presence = [drawn(count, seed), np.zeros((count, 4), bool), np.ones((count, 4), bool), np.arange(count)[:, None] >> np.arange(4) & 1 == 1][kind]
+    size = int(round(share * count))
+    if not 0 < size < count:
+        with pytest.raises(ValueError, match="one part would be empty"): split_pictures(presence, share, seed)
+        return
+    first, second = split_pictures(presence, share, seed)
+    assert sorted([*first, *second]) == list(range(count)) and len(second) == size
+    assert (np.diff(first) > 0).all() and (np.diff(second) > 0).all()
+
+
+def test_the_split_depends_on_the_seed_alone():
+    presence = drawn(200)
+    parts = [split_pictures(presence, 0.2, seed)[1].tolist() for seed in range(5)]
+    assert parts == [split_pictures(presence.astype(int), 0.2, seed)[1].tolist() for seed in range(5)]
+    assert len(set(map(tuple, parts))) == 5
+
+
+@pytest.mark.parametrize("count, share, limit", [(1200, 1 / 6, 0.012), (320, 0.25, 0.04), (100, 0.5, 0.081)])
+def test_combinations_stay_in_proportion(count, share, limit):
+    for seed in range(8):
+        presence, rng = drawn(count, seed), np.random.default_rng(seed)
+        second = split_pictures(presence, share, seed)[1]
+        plain = np.mean([worst_gap(presence, rng.permutation(count)[:len(second)]) for _ in range(20)])
+        assert worst_gap(presence, second) < limit and worst_gap(presence, second) < plain
+        code = presence @ [1, 2, 4, 8]
+        for value in np.unique(code):
+            assert abs((code[second] == value).sum() - share * (code == value).sum()) < 2.01
+
+
+def test_a_small_part_is_still_stratified_by_the_commonest_combinations():
+    gaps = {"split": [], "plain": []}
+    for seed in range(60):
+        presence, rng = drawn(40, seed), np.random.default_rng(seed)
+        gaps["split"].append(worst_gap(presence, split_pictures(presence, 0.2, seed)[1]))
+        gaps["plain"].append(worst_gap(presence, rng.permutation(40)[:8]))
+    assert np.mean(gaps["split"]) < 0.92 * np.mean(gaps["plain"])
+
+
+# ------------------------------------------------------------------------------------------------------ submissions
+
+def test_written_and_read_back(tmp_path):
+    for seed in range(3):
+        masks = np.random.default_rng(seed).random((3, 4, *SUBMISSION_SHAPE)) < 0.001
+        masks[1] = False
+        names = ["c.jpg", "a.jpg", "b.jpg"]
+        path = write_submission(tmp_path / "s.csv", names, (encode_masks(four) for four in masks))
+        assert path == tmp_path / "s.csv" and [item.name for item in tmp_path.iterdir()] == ["s.csv"]
+        assert path.read_bytes().startswith(b"Image_Label,EncodedPixels\nc.jpg_Fish,")
+        labels = read_labels(path)
+        assert list(labels.index) == names and (label_masks(labels, size=SUBMISSION_SHAPE) == masks).all()
+
+
+def test_a_speckled_mask_is_no_obstacle(tmp_path):
+    board = np.indices(SUBMISSION_SHAPE).sum(0) % 2 == 0
+    path = write_submission(tmp_path / "s.csv", ["a.jpg"], [encode_masks(np.stack([board] * 4))])
+    assert read_labels(path).iloc[0].tolist() == [rle_encode(board)] * 4        # longer than the csv module's limit of 131,072
+
+
+def failing(count, error):
+    for _ in range(count): yield BLANK
+    raise error
+
+
+FAULTS = {
+    "too few": ([BLANK], "no run lengths came for b.jpg"), "none": ([], "no run lengths came for a.jpg"), "too many": ([BLANK] * 3, "more than 2 pictures"),
+    "three classes": ([BLANK, BLANK[:3]], "3 texts came for b.jpg"), "five classes": ([BLANK, [*BLANK, ""]], "5 texts came for b.jpg"),
+    "past the end": ([BLANK, ["", "", f"{SMALL} 2", ""]], "line 8: b.jpg_Gravel: run 1 of 1"), "start 0": ([["0 1", "", "", ""], BLANK], "line 2"),
+    "odd count": ([["1", "", "", ""], BLANK], "no length"), "overlap": ([["1 5 3 2", "", "", ""], BLANK], "run 2 of 2"),
+    "NaN": ([[float("nan"), "", "", ""], BLANK], "'nan'"), "a comma": ([["1 2,3 4", "", "", ""], BLANK], "3 cells"),
+    "a smuggled row": ([["1 2\na.jpg_Fish,1 2", "", "", ""], BLANK], "a.jpg_Fish stands where a.jpg_Flower should")}
+
+@pytest.mark.parametrize("earlier", [None, b"an earlier submission"], ids=["nothing there", "an earlier file"])
+@pytest.mark.parametrize("texts, words", FAULTS.values(), ids=FAULTS)
+def test_a_faulty_submission_is_never_there(tmp_path, texts, words, earlier):
+    path = tmp_path / "final.csv"
+    if earlier: path.write_bytes(earlier)
+    with pytest.raises(ValueError) as caught: write_submission(path, NAMES, texts)
+    message = str(caught.value)
+    assert message.startswith(str(path)) and words in message and "partial" not in message and message.lower().endswith("nothing was written.")
+    assert [item.name for item in tmp_path.iterdir()] == (["final.csv"] if earlier else [])
+    assert not earlier or path.read_bytes() == earlier
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt(), MemoryError(), ValueError("as it is"), StopAsyncIteration()])
+def test_any_exception_leaves_nothing_and_passes_unchanged(tmp_path, error):
+    for count in (0, 1, 2):
+        with pytest.raises(type(error)) as caught: write_submission(tmp_path / "final.csv", NAMES, failing(count, error))
+        assert caught.value is error and not list(tmp_path.iterdir())
+
+
+def test_a_failing_move_leaves_nothing(tmp_path, monkeypatch):
+    def refuse(*_): raise OSError("disk full")
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="disk full"): write_submission(tmp_path / "final.csv", NAMES, [BLANK] * 2)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("names, words", [([], "no rows"), (["a.jpg", "a.jpg"], "a.jpg is asked for twice"), (["x/a.jpg"], "bare file name"),
+                                          (["a,b.jpg"], "3 cells"), ([" a.jpg"], "stands where"), (["a.jpg\n"], "cells")])
+def test_unusable_names_are_refused(tmp_path, names, words):
+    with pytest.raises(ValueError, match=words): write_submission(tmp_path / "s.csv", names, [BLANK] * len(names))
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_folder_to_write_to(tmp_path):
+    with pytest.raises(ValueError, match="gone: there is no such folder; create it first"): write_submission(tmp_path / "gone" / "s.csv", NAMES, [BLANK] * 2)
+
+
+def test_check_submission_by_hand(csv):
+    good = rows("a.jpg", "1 1") + rows("b.jpg", "", f"{SMALL} 1")
+    assert check_submission(csv(HEAD + good), iter(NAMES)) is None
+    for content, names, words in [
+            (rows("b.jpg") + rows("a.jpg"), NAMES, "line 2: b.jpg_Fish stands where a.jpg_Fish should"), (good, ["a.jpg"], "8 rows where 4"),
+            (good, ["a.jpg", "b.jpg", "c.jpg"], "8 rows where 12"), (good.replace("a.jpg_Flower,\n", ""), NAMES, "line 3"),
+            (rows("a.jpg") + rows("a.jpg"), NAMES, "line 6"), (good + rows("b.jpg"), NAMES, "12 rows where 8"), (good, ["a.jpg", "a.jpg"], "asked for twice")]:
+        with pytest.raises(ValueError, match=words): check_submission(csv(HEAD + content), names)
+    with pytest.raises(ValueError, match="ends after the last pixel, 6"): check_submission(csv(HEAD + rows("a.jpg", "5 3")), ["a.jpg"], (2, 3))
+
+
+# ------------------------------------------------------------------------------------------------------ size and score
+
+@pytest.mark.parametrize("text, want", [
+    ("", SUBMISSION_SHAPE), ("1 1", SUBMISSION_SHAPE), (f"{SMALL} 1", SUBMISSION_SHAPE), (f"1 {SMALL}", SUBMISSION_SHAPE), (f"{SMALL} 2", RLE_SHAPE),
+    (f"{SMALL + 1} 1", RLE_SHAPE), (f"2 {SMALL}", RLE_SHAPE), ("1 1 2940000 1", RLE_SHAPE), ("2940000", SUBMISSION_SHAPE), ("² ²", SUBMISSION_SHAPE), ("x y", SUBMISSION_SHAPE), ("9" * 5000 + " 1", SUBMISSION_SHAPE)])
+def test_label_size_at_the_edges(text, want):
+    assert label_size(frame([text, "", "", ""])) == want
+    assert label_size(frame(BLANK, ["1 1", "", "", ""], ["", "", "", text])) == want
+
+
+def loop_dice(guess, truth, scale):
+    "The competition's Dice for two texts, pixel set by pixel set."
+    def pixels(text, height):
+        numbers = [int(word) for word in text.split()]
+        return {divmod(pixel - 1, height) for start, length in zip(numbers[::2], numbers[1::2]) for pixel in range(start, start + length)}
+    a, b = pixels(guess, 350), pixels(truth, 350 * scale)
+    if scale > 1: b = {(column // scale, row // scale) for column, row in b if column % scale == row % scale == scale // 2}
+    return 2 * len(a & b) / (len(a) + len(b)) if a or b else 1.0
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_score_equals_an_independent_loop(tmp_path, seed):
+    rng, names, texts = np.random.default_rng(seed), ["a.jpg", "b.jpg", "c.jpg"], {}
+    for shape in (SUBMISSION_SHAPE, RLE_SHAPE):
+        masks = np.zeros((3, 4, *shape), bool)
+        for picture, plane in itertools.product(range(3), range(4)):
+            top, left = rng.uniform(0, 0.7, 2) * shape
+            if rng.random() < 0.6: masks[picture, plane, int(top):int(top + 0.1 * shape[0]), int(left):int(left + 0.2 * shape[1])] = True
+        masks[0, 0, -3:, -3:] = True
+        texts[shape] = [encode_masks(four) for four in masks]
+    submission = write_submission(tmp_path / "s.csv", names, texts[SUBMISSION_SHAPE])
+    truth = write_submission(tmp_path / "t.csv", names[::-1], texts[RLE_SHAPE][::-1], RLE_SHAPE)
+    want = [[loop_dice(guess, true, 4) for guess, true in zip(*pair)] for pair in zip(texts[SUBMISSION_SHAPE], texts[RLE_SHAPE])]
+    scores = score_submission(submission, truth)
+    assert list(scores.index) == names and list(scores.columns) == list(CLASSES)
+    np.testing.assert_allclose(scores.to_numpy(), want, rtol=0, atol=1e-12)
+    assert (score_submission(submission, submission).to_numpy() == 1).all()
+
+
+def test_blank_scores_the_empty_share_and_one_pixel_spoils_it(scenes, tmp_path):
+    truth = read_labels(scenes / "test_labels.csv")
+    blank = write_submission(tmp_path / "blank.csv", list(truth.index), [BLANK] * len(truth))
+    assert score_submission(blank, scenes / "test_labels.csv").to_numpy().mean() == (truth == "").to_numpy().mean()
+    assert score_submission(scenes / "sample_submission.csv", scenes / "test_labels.csv").to_numpy().max() < 0.01
+    perfect = write_submission(tmp_path / "perfect.csv", list(truth.index), map(encode_masks, label_masks(truth)))
+    assert (score_submission(perfect, scenes / "test_labels.csv").to_numpy() == 1).all()
+
+
+def test_score_refuses_other_pictures_and_other_grids(csv):
+    one, two = csv(HEAD + rows("a.jpg"), "one.csv"), csv(HEAD + rows("a.jpg") + rows("b.jpg"), "two.csv")
+    for pair in ((one, two), (two, one)):
+        with pytest.raises(ValueError, match=r"one\.csv: pictures of the other file are missing: 1, first b\.jpg"): score_submission(*pair)
+    large = csv(HEAD + rows("a.jpg", "2940000 1"), "large.csv")
+    with pytest.raises(ValueError, match=r"large\.csv: a\.jpg_Fish: run 1 of 1, '2940000 1', ends after"): score_submission(large, one)
+
+
+def test_labels_written_again_are_the_same_file(scenes, tmp_path):
+    for name in ("train.csv", "test_labels.csv"):
+        labels = read_labels(scenes / name)
+        assert write_labels(tmp_path / name, labels).read_bytes() == (scenes / name).read_bytes()
+        assert write_labels(tmp_path / name, labels[list(CLASSES[::-1])]).read_bytes() == (scenes / name).read_bytes()
+    with pytest.raises(ValueError, match="nothing was written"): write_labels(tmp_path / "bad.csv", frame(["3 1 2 1", "", "", ""]))
+
+
+def test_functions_are_short_and_documented():
+    for name, function in inspect.getmembers(data, inspect.isfunction):
+        if function.__module__ == data.__name__:
+            assert function.__doc__ and len(inspect.getsource(function).splitlines()) <= 30, name
+    assert HEADER == ["Image_Label", "EncodedPixels"] and CLASSES == ("Fish", "Flower", "Gravel", "Sugar")
+
+
+# ------------------------------------------------------------------------------------------------------ real pictures
+
+@pytest.fixture(scope="session")
+def real_labels(real_data):
+    return check_folder(real_data / "clouds")
+
+
+@pytest.mark.real
+def test_real_folder(real_labels):
+    labels, test = real_labels
+    assert labels.shape == (1200, 4) and len(test) == 200 and not set(test) & set(labels.index)
+    present = (labels != "").to_numpy()
+    assert present.any(axis=1).all() and 0.44 < 1 - present.mean() < 0.49
+    assert label_size(labels) == RLE_SHAPE
+
+
+@pytest.mark.real
+def test_real_masks_agree_with_decode_and_resize(real_labels):
+    labels = real_labels[0].iloc[::60]
+    masks = label_masks(labels, (160, 240))
+    for four, planes in zip(labels.to_numpy(), masks):
+        for text, mask in zip(four, planes): assert (mask == resize_mask(rle_decode(text, RLE_SHAPE), (160, 240))).all()
+    assert 0.2 < masks.mean((2, 3))[masks.any((2, 3))].mean() < 0.32
+
+
+@pytest.mark.real
+def test_real_split(real_labels):
+    presence = (real_labels[0] != "").to_numpy()
+    for seed in range(5):
+        first, second = split_pictures(presence, 1 / 6, seed)
+        assert len(first) == 1000 and len(second) == 200 and worst_gap(presence, second) < 0.02
+
+
+@pytest.mark.real
+def test_real_pictures(real_data, real_labels):
+    names = list(real_labels[0].index[::100])
+    folder = real_data / "clouds" / "train_images"
+    pictures = load_pictures(folder, names, (160, 240))
+    assert pictures.shape == (12, 160, 240, 3) and 40 < pictures.mean() < 160
+    for name, picture in zip(names, pictures): assert np.abs(picture.astype(int) - ordinary(folder / name, (160, 240))).mean() < 1.5
