@@ -109,7 +109,7 @@ class _Order(Sampler):
             yield [(int(i), _mix(self.seed, self.epoch, int(i))) for i in batch]
 
 class _SeededBatch(Dataset):
-    "A batch whose augmentation depends on seed, epoch and picture alone, not on what was drawn before."
+    "A batch whose augmentation, and the dropout after it, depend on seed, epoch and pictures alone, not on what was drawn before."
     def __init__(self, pictures): self.pictures = pictures
 
     def __getitem__(self, batch):
@@ -239,7 +239,6 @@ class _Module(lightning.LightningModule):
         return logits, self.loss(logits, target)
 
     def training_step(self, batch, index):
-        torch.manual_seed(_mix(self.settings["seed"], self.global_step, 2**31))  # dropout, the same after a resume
         loss = self.step(batch)[1]
         if not torch.isfinite(loss):
             raise ValueError(f"the training loss became {loss.item()} in epoch {self.current_epoch + 1}, step {index + 1}: "

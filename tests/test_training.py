@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torchvision import tv_tensors
 
 from cloudlearn import training
 from cloudlearn.encoders import Normalise, build_classifier, build_unet, seeded
@@ -99,6 +100,16 @@ def test_a_mark_moves_with_its_picture(seed):
     assert (centres[0] - centres[1]).abs().max() < 0.75
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_masks_are_moved_with_nearest_neighbour(seed):
+    with seeded(seed):
+        picture, target = PictureSet(PICTURES[:1], MASKS[:1], train_transform())[0]
+    with seeded(seed):
+        source = torch.from_numpy(PICTURES[0]).permute(2, 0, 1), torch.from_numpy(MASKS[0])
+        expected = train_transform()(tv_tensors.Image(source[0]), tv_tensors.Mask(source[1]))
+    assert torch.equal(picture, expected[0]) and torch.equal(target, expected[1].float())
+
+
 def test_transform_really_flips_turns_and_scales():
     set_ = PictureSet(PICTURES[:1], MASKS[:1], train_transform())
     with seeded(0):
@@ -146,6 +157,16 @@ def test_every_picture_once_in_even_batches(count, batch_size, seed, epoch):
 def test_epochs_and_seeds_differ():
     orders = {tuple(torch.cat(epoch_batches(50, 8, seed, epoch)).tolist()) for seed in range(6) for epoch in range(6)}
     assert len(orders) == 36
+
+
+def test_augmentation_is_new_every_epoch():
+    order, seeds = training._Order(20, 6, 3), []
+    for epoch in range(4):
+        order.set_epoch(epoch)
+        pairs = dict(pair for batch in order for pair in batch)
+        assert sorted(pairs) == list(range(20)) and len(order) == 4
+        seeds += pairs.values()
+    assert len(set(seeds)) == 80
 
 
 def test_the_encoder_learns_at_its_share():
@@ -211,14 +232,13 @@ def test_learns_two_pictures_by_heart(tmp_path):
     pictures, masks = PICTURES[:2], MASKS[:2]
     network = small()
     before = bce_dice(torch.logit(torch.from_numpy(predict(network, pictures)), 1e-6), torch.from_numpy(masks).float())
-    log = fit(network, PictureSet(pictures, masks), None, tmp_path, epochs=120, batch_size=2, learning_rate=0.1, device="cpu", precision="32", progress=False)
+    log = fit(network, PictureSet(pictures, masks), None, tmp_path, epochs=60, batch_size=2, learning_rate=0.2, device="cpu", precision="32", progress=False)
     assert log["train_loss"].iloc[-1] < 0.3 * before
     found = predict(network, pictures) > 0.5
     assert 2 * (found & masks).sum() / (found.sum() + masks.sum()) > 0.95
 
 
-@pytest.mark.parametrize("steps", [0, 2, 3, 7, 11])
-@pytest.mark.parametrize("seed", [0, 5])
+@pytest.mark.parametrize("steps, seed", [(0, 0), (2, 0), (3, 0), (7, 0), (7, 5), (11, 9)])
 def test_interrupted_and_resumed_is_uninterrupted(tmp_path, steps, seed):
     whole, broken, resumed = small(), small(), small(seed=99 if steps > 3 else 0)
     log = run(whole, tmp_path, "whole", train_transform(), seed=seed)
@@ -331,7 +351,7 @@ def test_labels_train_a_classifier(tmp_path):
 def test_log_file_equals_the_log(tmp_path):
     log = run(small(), tmp_path)
     assert list(log) == ["epoch", "train_loss", "valid_loss", "learning_rate", "seconds"]
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "net-log.csv", float_precision="round_trip"), log)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "net-log.csv"), log)
     settings_ = json.loads((tmp_path / "net-last.json").read_text())
     assert settings_ == load_network_state(tmp_path / "net-last.safetensors")[1] and settings_["steps"] == 3
 
