@@ -187,12 +187,13 @@ def _dark(track: Track, shape: tuple[int, int]) -> np.ndarray:
     return (east > 0) & (east < width)
 
 def _track(rng: np.random.Generator, boxes: list[Box]) -> Track:
-    "A swath that leaves some label visible."
+    "A swath that leaves some label visible: a hundredth of the picture, or half of what little there is."
     labelled = _paint(boxes, LAYOUT).any(0)
+    enough = min(0.01, labelled.mean() / 2)
     while True:
         tilt = rng.choice((-1, 1)) * rng.uniform(0.1, 0.2)
         track = Track(rng.uniform(-0.06, 0.98) - tilt / 2, tilt, rng.uniform(0.05, 0.16), rng.uniform(-0.06, 0.08))
-        if (labelled & ~_dark(track, LAYOUT)).mean() >= 0.01: return track
+        if (labelled & ~_dark(track, LAYOUT)).mean() >= enough: return track
 
 def _sea(rng: np.random.Generator, shape: tuple[int, int], track: Track) -> np.ndarray:
     "Sea, haze and sun-glint, (H, W, 3) float32 in 0 to 255."

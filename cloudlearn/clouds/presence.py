@@ -35,7 +35,7 @@ def presence_classifier(weights: str | Path = "imagenet",  # of the body: imagen
     "EfficientNet-Lite0 with one answer per cloud kind; every answer starts near one half."
     with seeded(seed):
         network = build_classifier(classes=len(CLASSES), weights=weights)
-        nn.init.normal_(network[-1].classifier.weight, std=0.01)
+        nn.init.normal_(network[-1].classifier.weight, std=0.001)
         nn.init.zeros_(network[-1].classifier.bias)
     return network
 
