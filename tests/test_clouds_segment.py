@@ -90,6 +90,25 @@ def test_train_segmenter_learns_and_keeps_its_last_weights(tmp_path):
     assert network.scale[0, 1] > -6, "the plane that answered the wrong way round has not moved"
 
 
+def test_a_network_set_to_eval_is_trained_all_the_same(tmp_path):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)).eval()
+    pictures = pictures_of(0, 6)
+    masks = np.stack([pictures[..., c] > 128 for c in (0, 1, 2, 0)], axis=1)
+    train_segmenter(_Float(network), (pictures, masks), (pictures, masks), tmp_path, epochs=1, progress=False)
+    assert network[0].running_mean.abs().min() > 1, "batch normalisation has not seen the pictures"
+
+
+class _Float(nn.Module):
+    "A network for raw pictures around one for floats, in the mode in which that is."
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+        self.train(network.training)
+
+    def forward(self, pictures): return self.network(pictures.float())
+
+
 # ------------------------------------------------------------------------------------------------ maps
 
 @given(st.integers(0, 10**6), st.tuples(st.integers(2, 40), st.integers(2, 40)), st.tuples(st.integers(2, 90), st.integers(2, 90)))
