@@ -154,11 +154,11 @@ def test_the_final_file_scores_what_blank_pairs_says(files, tmp_path, seed):
 
 def test_a_pair_at_its_threshold_stays(files, tmp_path):
     names, present, first, _ = files
-    probs = np.full((5, 4), 0.3, np.float32)
+    probs = np.full((5, 4), 0.7, np.float32)
     table = read_labels(first)
-    assert read_labels(write_final(tmp_path / "final.csv", first, probs, np.full(4, 0.3))).equals(table)         # 0.3 in 64 bits is another number
-    assert read_labels(write_final(tmp_path / "final.csv", first, probs, np.array([0.31, 0.3, 0.3, 0.3]))).iloc[:, 0].eq("").all()
-    assert read_labels(write_final(tmp_path / "final.csv", first, probs, np.array([0.31, 0.3, 0.3, 0.3]))).iloc[:, 1:].equals(table.iloc[:, 1:])
+    assert read_labels(write_final(tmp_path / "final.csv", first, probs, np.full(4, 0.7))).equals(table)         # 0.7 in 64 bits is larger
+    assert read_labels(write_final(tmp_path / "final.csv", first, probs, np.array([0.71, 0.7, 0.7, 0.7]))).iloc[:, 0].eq("").all()
+    assert read_labels(write_final(tmp_path / "final.csv", first, probs, np.array([0.71, 0.7, 0.7, 0.7]))).iloc[:, 1:].equals(table.iloc[:, 1:])
 
 
 @pytest.mark.parametrize("probs, cuts, message", [(np.ones((4, 4)), np.ones(4), "5 pictures of 4 classes"), (np.ones((5, 3)), np.ones(3), "5 pictures of 4 classes"),
