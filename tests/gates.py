@@ -103,9 +103,9 @@ class Notebook:
         return f"solutions/{self.path.name}" if self.path.parent.name == "solutions" else self.path.name
 
     @property
-    def number(self):
-        match = re.match(r"\d+", self.name)
-        return int(match[0]) if match else 0
+    def place(self):
+        "Where it stands in the order of reading: by its file name; what has no number comes before all."
+        return self.name if self.name[:1].isdigit() else ""
 
     @cached_property
     def cells(self):
@@ -155,8 +155,8 @@ class Course:
 
     @cached_property
     def modules(self):
-        "The number of the notebook that exports each module."
-        return {lesson.module: lesson.number for lesson in self.lessons if lesson.module}
+        "The place of the notebook that exports each module."
+        return {lesson.module: lesson.place for lesson in self.lessons if lesson.module}
 
 
 def called(node):
@@ -242,7 +242,7 @@ def summary(lesson, course):
 def next_link(lesson, course):
     "The last cell leads to the next lesson, the last lesson back to the index."
     last = lesson.cells[-1] if lesson.cells else None
-    following = [other.path.name for other in course.lessons if other.number > lesson.number]
+    following = [other.path.name for other in course.lessons if other.place > lesson.place]
     target = following[0] if following else "index.ipynb"
     match = re.search(r"^Next: \[[^]]+\]\(([^)]+)\)", last.source, re.M) if last and last.kind == "markdown" else None
     if match and match[1] == target:
@@ -403,8 +403,8 @@ def imports_alone(notebook, course):
 
 
 def import_order(notebook, course):
-    "A notebook imports only what a lower-numbered one exports; its solutions may import its own module too."
-    found, limit = [], notebook.number + (notebook.path.parent.name == "solutions")
+    "A notebook imports only what an earlier one exports; its solutions may import its own module too."
+    found, limit = [], notebook.place + "\0" * (notebook.path.parent.name == "solutions")
     for cell in notebook.code:
         for _, name in imported(cell.tree):
             if name.startswith("."):
@@ -420,8 +420,8 @@ def order_faults(parts, limit, modules):
     if not owners and parts:
         yield f"imports cloudlearn.{'.'.join(parts)}, which no notebook exports", "import from the module of a notebook"
     elif owners and modules[owners[0]] >= limit:
-        yield (f"imports cloudlearn.{owners[0]}, which notebook {modules[owners[0]]:02d} exports",
-               "import only from lower numbers, or move the code")
+        yield (f"imports cloudlearn.{owners[0]}, which {modules[owners[0]]} exports",
+               "import only from earlier notebooks, or move the code")
 
 
 def global_settings(notebook, course):
