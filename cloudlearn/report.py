@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'DEUTERANOPIA', 'PACKAGES', 'step_gains', 'show_ladder', 'show_log', 'simulate_deuteranopia',
-           'colour_distance', 'show_decisions', 'figure_png', 'write_text', 'versions', 'write_report']
+           'colour_distance', 'show_decisions', 'figure_png', 'write_text', 'versions', 'timed', 'write_report']
 
 # %% ../nbs/13_report.ipynb #85bb49de
 import base64
@@ -13,6 +13,10 @@ import io
 import math
 import os
 import platform
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -178,6 +182,16 @@ def versions(packages: tuple[str, ...] = PACKAGES,  # names as pip knows them
         try: found[name] = version(name)
         except PackageNotFoundError: found[name] = "not installed"
     return found
+
+@contextmanager
+def timed(seconds: dict[str, float],  # stage -> seconds, filled in here
+          stage: str,                 # what begins
+          ) -> Iterator[None]:        # for a `with` around the stage
+    "Note how long a stage took, and say on stderr that it began."
+    print(f"cloudlearn: {stage} ...", file=sys.stderr, flush=True)
+    start = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - start, 1)
 
 # %% ../nbs/13_report.ipynb #d3e20200
 def _texts(values: list) -> list[str]:

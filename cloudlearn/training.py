@@ -38,6 +38,7 @@ from .encoders import seeded
 # %% ../nbs/09_training.ipynb #131d53d1
 def bce_dice(logits: torch.Tensor,  # (B, C, H, W), before the sigmoid
              target: torch.Tensor,  # (B, C, H, W), 0 or 1
+             dice_weight: float = 1.0,  # of the Dice term; the cross-entropy has 1
              ) -> torch.Tensor:     # scalar
     "Binary cross-entropy plus one minus the soft Dice of each class over the batch; a class without a pixel in the batch adds no Dice term."
     if logits.ndim != 4 or logits.shape != target.shape:
@@ -45,7 +46,7 @@ def bce_dice(logits: torch.Tensor,  # (B, C, H, W), before the sigmoid
                          "for labels (B, C) use torch.nn.functional.binary_cross_entropy_with_logits")
     prob, over = logits.sigmoid(), (0, 2, 3)
     dice = 2 * (prob * target).sum(over) / (prob + target).sum(over).clamp_min(1e-7)
-    return F.binary_cross_entropy_with_logits(logits, target) + ((1 - dice) * (target.sum(over) > 0)).mean()
+    return F.binary_cross_entropy_with_logits(logits, target) + dice_weight * ((1 - dice) * (target.sum(over) > 0)).mean()
 
 # %% ../nbs/09_training.ipynb #306050d7
 def train_transform(scale: tuple[float, float] = (0.9, 1.1),  # smallest and largest magnification
@@ -60,15 +61,18 @@ class PictureSet(Dataset):
     "Pictures in memory with their masks or labels; an item is (picture uint8 (3, H, W), target float)."
     def __init__(self,
                  pictures: np.ndarray,  # (N, H, W, 3) uint8
-                 targets: np.ndarray,   # (N, C, H, W) masks or (N, C) labels, bool
+                 targets: np.ndarray,   # (N, C, H, W) masks or (N, C) labels, bool; with `unknown`, uint8
                  transform: Callable | None = None,  # applied to every item anew, e.g. train_transform()
+                 unknown: int | None = None,  # the value beside 0 and 1 in uint8 targets where nobody labelled; for a loss that knows it
                  ):
         if pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.dtype != np.uint8:
             raise ValueError(f"pictures must be a uint8 array (N, H, W, 3), got {pictures.dtype} {pictures.shape}")
-        if targets.dtype != bool or targets.ndim not in (2, 4):
-            raise ValueError(f"targets must be a bool array (N, C, H, W) or (N, C), got {targets.dtype} {targets.shape}")
+        if targets.dtype != (bool if unknown is None else np.uint8) or targets.ndim not in (2, 4):
+            raise ValueError(f"targets must be a {'bool' if unknown is None else 'uint8'} array (N, C, H, W) or (N, C), got {targets.dtype} {targets.shape}")
         if len(targets) != len(pictures) or (targets.ndim == 4 and targets.shape[2:] != pictures.shape[1:3]):
             raise ValueError(f"pictures {pictures.shape} and targets {targets.shape} do not belong together: as many of each, and masks as large as pictures")
+        if unknown is not None and not np.isin(targets, (0, 1, unknown)).all():
+            raise ValueError(f"targets hold {np.setdiff1d(targets, (0, 1, unknown))[:3].tolist()}: 0, 1 and {unknown} for unknown are meant")
         self.pictures, self.targets, self.transform = pictures, targets, transform
 
     def __len__(self) -> int: return len(self.pictures)
@@ -196,7 +200,10 @@ def _replace(path: Path, write: Callable) -> None:
     "Write beside the file first, then put it in place in one step."
     part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
+        part.touch()
+        mode = part.stat().st_mode   # what this user's new files get: safetensors would keep its files private
         write(part)
+        part.chmod(mode)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -69,6 +69,8 @@ def test_bce_dice_equals_torch_and_smp(seed, batch, classes, share):
     target = torch.tensor(draw.random((batch, classes, 4, 5)) < share).double()
     expected = F.binary_cross_entropy_with_logits(logits, target) + smp.losses.DiceLoss("multilabel")(logits, target)
     torch.testing.assert_close(bce_dice(logits, target), expected, atol=1e-9, rtol=0)
+    plain = F.binary_cross_entropy_with_logits(logits, target)
+    torch.testing.assert_close(bce_dice(logits, target, dice_weight=0.25), plain + 0.25 * (expected - plain), atol=1e-9, rtol=0)
 
 
 def test_bce_dice_by_hand_and_at_the_ends():
@@ -86,6 +88,17 @@ def test_bce_dice_refuses_other_shapes(shapes):
 
 
 # ------------------------------------------------------------------------------------------ pictures and masks
+
+def test_unknown_planes_keep_their_mark():
+    pictures = np.zeros((2, 8, 12, 3), np.uint8)
+    targets = np.zeros((2, 3, 8, 12), np.uint8)
+    targets[0, 1], targets[1, 2, :4] = 255, 1
+    items = PictureSet(pictures, targets, unknown=255)
+    assert (items[0][1][1] == 255).all() and items[0][1][[0, 2]].max() == 0 and items[1][1].unique().tolist() == [0, 1]
+    with pytest.raises(ValueError, match=r"targets hold \[255\]: 0, 1 and 9 for unknown are meant"): PictureSet(pictures, targets, unknown=9)
+    with pytest.raises(ValueError, match="must be a bool array"): PictureSet(pictures, targets)                  # a 0/255 mask is no target
+    with pytest.raises(ValueError, match="must be a uint8 array"): PictureSet(pictures, targets > 0, unknown=255)
+
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_mark_moves_with_its_picture(seed):
@@ -425,6 +438,12 @@ def test_network_file_round_trip(tmp_path):
     assert list(state) == sorted(network.state_dict()) or set(state) == set(network.state_dict())
     assert all(torch.equal(t, state[name]) for name, t in network.state_dict().items())
     assert settings_ == {"classes": 4, "mean": 0.5, "folder": str(tmp_path)} == json.loads(path.with_suffix(".json").read_text())
+
+
+def test_network_files_are_as_open_as_any_other(tmp_path):
+    path = save_network(small(0), tmp_path / "net.safetensors", {})
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == path.with_suffix(".json").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_network_file_is_whole_or_not_there(tmp_path, monkeypatch):

@@ -9,10 +9,7 @@ __all__ = ['cross_fit', 'crossed_scores', 'make_ladder', 'Clouds', 'read_clouds'
 # %% ../../nbs/23_clouds_run.ipynb #54d5ddc1
 import json
 import shutil
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +25,7 @@ from .presence import blank_pairs, presence_classifier, presence_thresholds, tra
 from .segment import (Cuts, cut_maps, fit_cuts, pair_tables, probability_maps, read_cuts, segmenter,
                                        train_segmenter, write_first)
 from ..decisions import show_pr_curve
-from ..report import figure_png, show_decisions, show_ladder, show_log, step_gains, versions, write_report, write_text
+from ..report import figure_png, show_decisions, show_ladder, show_log, step_gains, timed, versions, write_report, write_text
 from ..scenes import write_cloud_folder
 from ..scores import dice_summary
 from ..training import predict
@@ -98,15 +95,6 @@ def _truths(clouds: Clouds) -> Iterator[np.ndarray]:
     for row in clouds.valid: yield label_masks(clouds.labels.iloc[[row]])[0]
 
 # %% ../../nbs/23_clouds_run.ipynb #092e3603
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    "Note how long a stage took, and say on stderr that it began."
-    print(f"cloudlearn: {stage} ...", file=sys.stderr, flush=True)
-    start = time.perf_counter()
-    yield
-    seconds[stage] = round(time.perf_counter() - start, 1)
-
-
 def train_both(clouds: Clouds,              # from `read_clouds`
                networks: tuple[nn.Module, nn.Module],  # U-Net and presence classifier, trained in place
                settings: dict,              # of the run: epochs, weights, seed
@@ -120,8 +108,8 @@ def train_both(clouds: Clouds,              # from `read_clouds`
     segment, presence = ([(clouds.pictures[rows], target[rows]) for rows in parts] for target in (clouds.masks, present))
     share = 1.0 if settings["weights"] == "none" else 0.1
     shared = dict(out=out, seed=settings["seed"], encoder_share=share, resume=resume, progress=progress, settings={"run": settings})
-    with _timed(seconds, "training the U-Net"): log = train_segmenter(networks[0], *segment, epochs=settings["epochs"], **shared)
-    with _timed(seconds, "training the classifier"):
+    with timed(seconds, "training the U-Net"): log = train_segmenter(networks[0], *segment, epochs=settings["epochs"], **shared)
+    with timed(seconds, "training the classifier"):
         presence_log = train_presence(networks[1], *presence, epochs=max(2, settings["epochs"] // 2), **shared)
     return {"U-Net": log, "presence classifier": presence_log}
 
@@ -284,11 +272,11 @@ def run_clouds(data: str | Path | None = None,   # folder in the competition's l
     settings = dict(data=str(data) if data else f"{scenes} generated scenes", size=list(size or ((160, 240) if data else (96, 144))), epochs=epochs or (14 if data else 8),
                     encoder=encoder, weights=str(weights), seed=seed, flips=flips, recall=recall)
     networks = segmenter(encoder, weights, seed), presence_classifier("none" if weights == "none" else "imagenet", seed)
-    with _timed(seconds, "reading"): clouds = read_clouds(data or _scene_folder(out, scenes, seed, resume), tuple(settings["size"]), 1 / 6 if data else 1 / 4, seed)
+    with timed(seconds, "reading"): clouds = read_clouds(data or _scene_folder(out, scenes, seed, resume), tuple(settings["size"]), 1 / 6 if data else 1 / 4, seed)
     if not resume: _clear(out)
     logs = train_both(clouds, networks, settings, out, seconds, resume, progress)
-    with _timed(seconds, "choosing cuts and scoring"): judgement = judge(clouds, networks, recall, flips, seed)
-    with _timed(seconds, "writing submissions"): scored = write_submissions(clouds, networks, judgement, out, flips)
+    with timed(seconds, "choosing cuts and scoring"): judgement = judge(clouds, networks, recall, flips, seed)
+    with timed(seconds, "writing submissions"): scored = write_submissions(clouds, networks, judgement, out, flips)
     write_results(clouds, networks[0], judgement, logs, dict(settings=settings, seed=seed, data=settings["data"], seconds=seconds, scored=scored), out)
     return judgement.ladder
 

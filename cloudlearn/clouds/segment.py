@@ -8,6 +8,7 @@ __all__ = ['THRESHOLDS', 'AREAS', 'segmenter', 'train_segmenter', 'scale_maps', 
 
 # %% ../../nbs/21_clouds_first.ipynb #cc883eaf
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from torch import nn
 from .data import CLASSES, SUBMISSION_SHAPE, encode_masks, load_pictures, write_submission
 from ..decisions import best_threshold_area, decide, threshold_area_dice
 from ..encoders import build_unet, seeded
-from ..training import PictureSet, fit, predict, train_transform
+from ..training import PictureSet, bce_dice, fit, predict, train_transform
 
 # %% ../../nbs/21_clouds_first.ipynb #3606e42d
 def segmenter(encoder: str = "efficientnet-lite0",  # or an encoder of segmentation_models_pytorch, such as resnet34
@@ -43,10 +44,12 @@ def train_segmenter(network: nn.Module,         # from `segmenter`; trained in p
                     settings: dict | None = None,  # kept with the weights
                     batch_size: int = 16,       # pictures a step
                     learning_rate: float = 1e-3,  # highest rate, of the decoder
+                    dice_weight: float = 1.0,     # of the Dice term; the cross-entropy has 1
                     ) -> pd.DataFrame:          # the log, one row an epoch
     "Train the U-Net on pictures and masks held in memory; the last epoch's weights stay."
     return fit(network.train(), PictureSet(*train, train_transform()), PictureSet(*valid), out, name="segment", epochs=epochs, seed=seed, encoder_share=encoder_share,
-               resume=resume, progress=progress, settings=settings, batch_size=batch_size, learning_rate=learning_rate)
+               resume=resume, progress=progress, settings=dict(settings or {}, dice_weight=dice_weight), batch_size=batch_size, learning_rate=learning_rate,
+               loss=partial(bce_dice, dice_weight=dice_weight))
 
 # %% ../../nbs/21_clouds_first.ipynb #7ae72d94
 def scale_maps(maps: np.ndarray,        # (C, h, w) float32
