@@ -84,7 +84,17 @@ def verdict(low: float | Sequence[float],    # lower end of the gain's interval;
     return "not reproduced: no gain was shown"
 
 # %% ../nbs/14_experiments.ipynb #ed65e4d0
-EXPERIMENTS: dict[str, str] = {}   # name -> module:function
+EXPERIMENTS: dict[str, str] = {   # name -> module:function
+    "skip": "cloudlearn.unet:skip_experiment",
+    "baseline": "cloudlearn.cars.segment:baseline_experiment",
+    "regime": "cloudlearn.cars.segment:regime_experiment",
+    "empty": "cloudlearn.cars.segment:empty_experiment",
+    "overlap": "cloudlearn.cars.overlap:overlap_experiment",
+    "shrink": "cloudlearn.cars.dilation:shrink_experiment",
+    "dilation": "cloudlearn.cars.dilation:dilation_experiment",
+    "styles": "cloudlearn.cars.clusters:styles_experiment",
+    "clusters": "cloudlearn.cars.clusters:clusters_experiment",
+}
 
 def find_experiment(name: str,        # one of `EXPERIMENTS`
                     ) -> Callable:    # takes seeds=(...), returns a table with the column seed
