@@ -151,6 +151,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                      'cloudlearn.cars.run._car_sections': ('cars_run.html#_car_sections', 'cloudlearn/cars/run.py'),
                                      'cloudlearn.cars.run._clear_cars': ('cars_run.html#_clear_cars', 'cloudlearn/cars/run.py'),
                                      'cloudlearn.cars.run._draw_all': ('cars_run.html#_draw_all', 'cloudlearn/cars/run.py'),
+                                     'cloudlearn.cars.run._draw_labels': ('cars_run.html#_draw_labels', 'cloudlearn/cars/run.py'),
                                      'cloudlearn.cars.run._draw_photos': ('cars_run.html#_draw_photos', 'cloudlearn/cars/run.py'),
                                      'cloudlearn.cars.run.check_size': ('cars_run.html#check_size', 'cloudlearn/cars/run.py'),
                                      'cloudlearn.cars.run.collect_cars': ('cars_run.html#collect_cars', 'cloudlearn/cars/run.py'),

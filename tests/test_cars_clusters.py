@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
 from cloudlearn.cars import clusters as module
-from cloudlearn.cars.clusters import (contact_sheet, crop_planes, deep_kmeans, label_crop, label_crops, label_line, label_measures, largest_cluster, lloyd_step,
+from cloudlearn.cars.clusters import (contact_sheet, crop_planes, deep_kmeans, encoder_features, label_crop, label_crops, label_line, label_measures, largest_cluster, lloyd_step,
                                       plain_kmeans, soft_kmeans_loss, spacing_arrays, style_scenes, styles_experiment, training_arms)
 
 
@@ -139,7 +139,7 @@ def groups(seed, each=12):
 def test_deep_kmeans_finds_what_is_plain_to_see(seed):
     planes, names = groups(seed)
     state = torch.random.get_rng_state()
-    found = deep_kmeans(planes, 3, seed, pretrain=60, alphas=(1, 30, 1000))
+    found = deep_kmeans(planes, 3, seed, pretrain=40, alphas=(1, 30, 1000))
     assert torch.equal(state, torch.random.get_rng_state())                              # the caller's random numbers are left alone
     for sorting in (found.clusters, found.before):
         assert len(set(zip(names.tolist(), sorting.tolist()))) == 3                      # one cluster a kind, one kind a cluster
@@ -203,7 +203,15 @@ def test_a_contact_sheet_has_a_row_per_cluster(scenes):
     plt.close("all")
 
 
-def test_the_styles_experiment_is_tidy_and_the_same_twice():
+def test_encoder_features_come_in_order_and_see_the_label(scenes):
+    crops = label_crops(scenes.pictures[:3], scenes.masks[:3])
+    features = encoder_features(crops)
+    assert features.shape == (3, 1280) and encoder_features(crops[[2, 0]]) == pytest.approx(features[[2, 0]], abs=1e-3)
+    assert np.abs(encoder_features(crops * np.array([1, 1, 1, 0], np.uint8)) - features).max() > 0.1
+
+
+def test_the_styles_experiment_is_tidy_and_the_same_twice(monkeypatch):
+    monkeypatch.setattr(module, "encoder_features", label_measures)     # the network's features have a test of their own
     one, two = (styles_experiment(seeds=(1,), pictures=12, clusters=3, gaps=(0.03,), pretrain=2) for _ in range(2))
     assert one.equals(two) and len(one) == 6 and not one.duplicated(["seed", "arm"]).any()
     assert one["ari"].between(-0.5, 1).all() and one["largest"].between(4, 12).all() and one["careful"].between(0, 1).all()
@@ -216,9 +224,9 @@ def test_every_arm_takes_the_same_steps_and_meets_the_truth(monkeypatch):
         seen.append((len(train.names), len(set(train.names)), epochs, seed, len(watch.names)))
         return test.masks                                   # draws just what a careful hand drew
     monkeypatch.setattr(module, "_learn", learn)
-    table = module.clusters_experiment(seeds=(2,), pictures=24, clusters=3, epochs=5, valid=3, test=4, pretrain=1)
+    table = module.clusters_experiment(seeds=(2,), pictures=12, clusters=3, epochs=5, valid=2, test=4, pretrain=1)
     sizes = table.groupby("arm", sort=False)["labels"].first()
-    assert [row[0] for row in seen] == [24] * 4 and [row[1] for row in seen] == sizes.tolist()
-    assert {row[2:] for row in seen} == {(5, 2, 3)}
+    assert [row[0] for row in seen] == [12] * 4 and [row[1] for row in seen] == sizes.tolist()
+    assert {row[2:] for row in seen} == {(5, 2, 2)}
     assert (table["dice_drawn"] == 1).all() and 0.6 < table["dice"].mean() < 1       # a careful hand is not the truth
     assert table.groupby("arm").size().tolist() == [4] * 4 and set(table["class"]) == {"spacing"}

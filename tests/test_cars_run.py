@@ -175,7 +175,7 @@ def test_a_run_leaves_everything_behind(finished):
     assert len(list((out / "masks").glob("*/*.png"))) == 3 * record["photos"]["test"] and (out / "masks.json").is_file()
     assert all((out / f"network-{n}" / "segment-last.safetensors").is_file() for n in (0, 1))
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") >= 3 and not re.search(r'(src|href)="(?!data:|#)', page)
+    assert page.count("data:image/png;base64,") >= 4 and "Training labels that look alike" in page and not re.search(r'(src|href)="(?!data:|#)', page)
     for words in ("dilated by 2", "as drawn", "Before you believe it"): assert words in page
     assert result.stdout.splitlines()[-1] == f"report: {out / 'report.html'}" and not list(out.rglob("*.partial")) and "Warning" not in result.stderr
 

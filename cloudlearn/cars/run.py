@@ -19,6 +19,7 @@ import pandas as pd
 from PIL import Image
 from torch import nn
 
+from .clusters import contact_sheet, label_crops, label_measures, plain_kmeans
 from .data import CLASSES, SPLITS, CarArrays, CarSample, coco_encode, leave_out_empty, load_cars, picture_shape, read_cars
 from .segment import car_scores, cut, deeplab, fit_thresholds, picture_scores, train_cars
 from ..masks import COLOURS, dilate, resize_mask
@@ -179,11 +180,24 @@ def _draw_photos(sets: CarSets, judgement: CarJudgement, count: int = 12) -> byt
     return figure_png(figure, dpi=80)
 
 
+def _draw_labels(sets: CarSets, clusters: int = 3) -> dict[str, bytes]:
+    "For every class a contact sheet of the training labels, grouped by how they are drawn, as PNGs by name."
+    sheets = {}
+    for plane, name in enumerate(sets.classes):
+        masks = sets.train.masks[:, plane]
+        rows = masks.sum(axis=(1, 2)) >= 20        # fewer pixels show no way of drawing
+        if rows.sum() < 2 * clusters: continue
+        pictures, labels = sets.train.pictures[rows], masks[rows]
+        groups = plain_kmeans(label_measures(label_crops(pictures, labels)), clusters)[0]
+        sheets[f"labels_{name}"] = figure_png(contact_sheet(pictures, labels, groups).figure, dpi=90)
+    return sheets
+
+
 def _draw_all(sets: CarSets, judgement: CarJudgement, logs: dict[str, pd.DataFrame]) -> dict[str, bytes]:
     "The pictures of the report as PNGs, by name."
     training, axes = plt.subplots(1, len(logs), figsize=(4.6 * len(logs), 3), layout="constrained", squeeze=False)
     for ax, (arm, log) in zip(axes[0], logs.items()): show_log(log, ax, arm)
-    return {"scores": figure_png(show_arms(judgement.scores).figure), "photos": _draw_photos(sets, judgement), "training": figure_png(training)}
+    return {"scores": figure_png(show_arms(judgement.scores).figure), "photos": _draw_photos(sets, judgement), "training": figure_png(training)} | _draw_labels(sets)
 
 
 def _car_sections(sets: CarSets, judgement: CarJudgement, record: dict, pictures: dict[str, bytes]) -> list[tuple[str, str, list]]:
@@ -196,6 +210,8 @@ def _car_sections(sets: CarSets, judgement: CarJudgement, record: dict, pictures
             ("Before you believe it", f"The folder was read as {sets.layout}.", [notes]),
             ("What answers for each class", "Chosen on the validation photos: the network, and the threshold above which a pixel counts.", [judgement.decisions]),
             ("Test photos", "Labels and answers; classes that nobody looked for in a photo are not drawn.", [pictures["photos"]]),
+            ("Training labels that look alike", "Labels of each class, grouped by k-means on width, contrast and offset; as drawn, at the training size. A row that looks unlike the others may be another annotator's.",
+             [png for name, png in pictures.items() if name.startswith("labels_")]),
             ("Training", "Loss per epoch. The networks of the last epoch are used.", [pictures["training"]]),
             ("Settings and versions", "The same settings, versions and seed give the same numbers on the same machine.", [settings, stages])]
 
