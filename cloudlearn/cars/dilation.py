@@ -200,7 +200,7 @@ def _arms(split: Sequence[CarArrays], seed: int, radii: Sequence[int], epochs: i
 def dilation_experiment(seeds: Sequence[int] = (0, 1, 2),          # one set of scenes per seed
                         radii: Sequence[int] = (1, 2, 4),          # pixels; 0 is the baseline
                         gaps: Sequence[float] = (0.02, 0.05),      # how wide the seams gape, in picture heights; lower rate and class weight on the first alone
-                        pictures: Sequence[int] = (40, 12, 16),    # training, validation and test
+                        pictures: Sequence[int] = (48, 12, 16),    # training, validation and test
                         epochs: int = 4,                           # of every training
                         shape: tuple[int, int] = (96, 144),        # (height, width)
                         ) -> pd.DataFrame:   # seed, arm, gap, radius, class, picture, cut, threshold, dice, dilated_dice, tolerant_dice, area_ratio
