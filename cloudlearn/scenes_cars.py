@@ -10,8 +10,6 @@ __all__ = ['ASPECT', 'SEAM', 'TURNS', 'KINDS', 'PAINTS', 'PARTS', 'SETS', 'TURN'
 # %% ../nbs/02_scenes_cars.ipynb #1bb09de7
 import math
 import os
-import shutil
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +18,7 @@ import cv2
 import numpy as np
 
 from .masks import polygon_mask
-from .scenes import GOLDEN, cloud_field
+from .scenes import GOLDEN, cloud_field, whole_folder
 
 # %% ../nbs/02_scenes_cars.ipynb #8ea4ac91
 ASPECT = 1.5   # places are in picture heights: y from 0 to 1, x from 0 to 1.5, at every shape
@@ -489,15 +487,5 @@ def write_car_folder(folder: str | Path,                       # target; must no
     folder, shape = Path(folder), _check(seed, "gap", shape, gap, style)
     if len(damage) != 3 or len(gaps) != 3 or min(*damage, *gaps) < 1:
         raise ValueError(f"a folder needs three counts (train, valid, test) from 1 for each kind, got {damage} and {gaps}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is not empty: name a folder that does not exist yet, or empty it first")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        _fill(work, damage, gaps, seed, shape=shape, gap=gap, style=style)
-        work.chmod(0o755)   # temporary folders are private; this one is not temporary any more
-        if folder.exists(): folder.rmdir()
-        work.rename(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with whole_folder(folder) as work: _fill(work, damage, gaps, seed, shape=shape, gap=gap, style=style)
     return folder

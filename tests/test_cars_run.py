@@ -11,7 +11,8 @@ import pytest
 import torch
 from cloudlearn import cli
 from cloudlearn.cars.data import CLASSES, CarArrays, CarSample
-from cloudlearn.cars.run import CarSets, check_size, dilate_thin, judge_cars, read_sets, run_cars, show_arms, training_arms, write_masks
+from cloudlearn.cars.dilation import dilate_labels
+from cloudlearn.cars.run import CarSets, check_size, judge_cars, read_sets, run_cars, show_arms, training_arms, write_masks
 from cloudlearn.masks import dilate, resize_mask
 from cloudlearn.scenes_cars import write_car_folder
 from PIL import Image
@@ -68,7 +69,7 @@ def test_without_a_radius_or_without_spacing_there_is_one_network():
     sets = sets_of()
     assert list(training_arms(sets, 0)) == ["as drawn"]
     assert list(training_arms(sets._replace(classes=("dent", "scratch")), 2)) == ["as drawn"]
-    with pytest.raises(ValueError): dilate_thin(sets.train, ("dent", "scratch", "rust"), 2)
+    with pytest.raises(ValueError): dilate_labels(sets.train, 2, ("spacing",), ("dent", "scratch", "rust"))
 
 
 @pytest.mark.parametrize("first, second", [((1, 0, 1), (0, 1, 0)), ((0, 0, 0), (1, 1, 1)), ((1, 1, 0), (0, 0, 1))])

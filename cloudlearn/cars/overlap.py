@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .data import CLASSES, CarArrays, pick
+from .data import CLASSES, CarArrays, join, pick
 from .segment import UNKNOWN, car_transform, cut, deeplab, fit_thresholds, picture_scores, scene_sets, train_cars
 from ..training import PictureSet, fit, predict
 
@@ -95,7 +95,7 @@ def overlap_experiment(seeds: Sequence[int] = (0, 1, 2),       # one training se
             with tempfile.TemporaryDirectory() as out: train_cars(network, arrays, None, out, epochs=times, seed=seed, learning_rate=learning_rate)
         cuts = {name: fit_thresholds(predict(network, valid.pictures), valid) for name, network in networks.items()}
         whole = draw_missing(networks["draws"], cuts["draws"], gaps)
-        both = CarArrays(*(np.concatenate(pair) for pair in zip(damage, whole)))
+        both = join(damage, whole)
         answers = {"before": cut(predict(networks["before"], test.pictures), cuts["before"])}
         for arm, arrays, times in (("whole mask", whole, 2 * epochs), ("whole mask, all photos", both, epochs)):
             answers[arm] = _softmax_masks(arrays, test, times, seed, depth, learning_rate)
