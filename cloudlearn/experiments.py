@@ -85,7 +85,12 @@ def verdict(low: float | Sequence[float],    # lower end of the gain's interval;
 
 # %% ../nbs/14_experiments.ipynb #ed65e4d0
 EXPERIMENTS: dict[str, str] = {   # name -> module:function
+    "tasks": "cloudlearn.tasks:tasks_experiment",
+    "windows": "cloudlearn.tiles:windows_experiment",
+    "padding": "cloudlearn.tiles:padding_experiment",
     "skip": "cloudlearn.unet:skip_experiment",
+    "targets": "cloudlearn.deeplab:targets_experiment",
+    "cloud_models": "cloudlearn.clouds.run:models_experiment",
     "baseline": "cloudlearn.cars.segment:baseline_experiment",
     "regime": "cloudlearn.cars.segment:regime_experiment",
     "empty": "cloudlearn.cars.segment:empty_experiment",
@@ -94,6 +99,7 @@ EXPERIMENTS: dict[str, str] = {   # name -> module:function
     "dilation": "cloudlearn.cars.dilation:dilation_experiment",
     "styles": "cloudlearn.cars.clusters:styles_experiment",
     "clusters": "cloudlearn.cars.clusters:clusters_experiment",
+    "car_models": "cloudlearn.cars.run:car_models_experiment",
 }
 
 def find_experiment(name: str,        # one of `EXPERIMENTS`

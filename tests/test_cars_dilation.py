@@ -10,8 +10,6 @@ from cloudlearn.cars import dilation as module
 from cloudlearn.cars.data import CarArrays, scene_arrays
 from cloudlearn.cars.dilation import (CUTS, area_ratio, boundary_distance, choose_cut, dilate_labels, dilation_experiment, erode,
                                       inside_share, one_class, rim, shrink_experiment)
-from cloudlearn.cars.segment import UNKNOWN
-from cloudlearn.losses import named_loss
 from cloudlearn.masks import dilate
 from cloudlearn.scores import dice
 
@@ -179,27 +177,11 @@ def test_the_cut_is_chosen_after_what_is_done_to_the_masks():
     label[:, 0, 9:11, 6:18] = True
     arrays = small(n=2)._replace(masks=label, labelled=np.ones((2, 1), bool))
     probs = np.where(label[:, 0], 0.9, np.where(dilate(label[:, 0], 2), 0.4, 0.0)).astype(np.float32)
-    plain, taken_back = ({name: (cut, masks) for name, cut, masks in module._both_cuts((probs, probs), arrays, after)}
+    plain, taken_back = ({name: (cut, masks) for name, cut, masks in module.both_cuts((probs, probs), arrays, after)}
                          for after in (None, lambda mask: erode(mask, 2)))
     assert 0.4 <= plain["fitted"][0] < 0.9 and taken_back["fitted"][0] < 0.4 and plain["half"][0] == taken_back["half"][0] == 0.5
     np.testing.assert_array_equal(taken_back["fitted"][1], label[:, 0])
     assert not taken_back["half"][1].any() and (plain["half"][1] == label[:, 0]).all()
-
-
-# ------------------------------------------------------------------------------------------------ the loss on known pixels
-
-@pytest.mark.parametrize("name", ["bce", "weighted-bce", "dice", "bce-dice"])
-def test_unknown_pixels_weigh_nothing(name):
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(2, 1, 6, 8, generator=generator, requires_grad=True)
-    target = (torch.rand(2, 1, 6, 8, generator=generator) > 0.7).float()
-    loss = module._on_known(name)
-    torch.testing.assert_close(loss(logits, target), named_loss(name)(logits, target))
-    target[:, :, 0], target[1, :, :, 7] = UNKNOWN, UNKNOWN
-    value = loss(logits, target)
-    value.backward()
-    assert not logits.grad[target == UNKNOWN].any() and logits.grad[target != UNKNOWN].any()
-    torch.testing.assert_close(loss(logits + 5 * (target == UNKNOWN), target), value)
 
 
 # ------------------------------------------------------------------------------------------------ experiments, with pupils that we know
@@ -210,7 +192,7 @@ SHAPE, COUNTS = (64, 96), (3, 2, 3)
 @pytest.fixture
 def lessons(monkeypatch):
     "Every training is replaced by a perfect pupil, who has learned how far the labels were widened; what it was given is kept."
-    given_, drawn, original = [], [], module._spacing_split
+    given_, drawn, original = [], [], module.spacing_split
 
     def split(*args):
         drawn[:] = original(*args)
@@ -223,8 +205,8 @@ def lessons(monkeypatch):
             np.testing.assert_array_equal(arrays.masks, kept.masks)     # what is scored was never widened
         return [np.where(dilate(arrays.masks[:, 0], radius), 0.9, 0.1).astype(np.float32) for arrays in seen]
 
-    monkeypatch.setattr(module, "_spacing_split", split)
-    monkeypatch.setattr(module, "_learn", learn)
+    monkeypatch.setattr(module, "spacing_split", split)
+    monkeypatch.setattr(module, "learn_thin", learn)
     return given_
 
 
@@ -255,11 +237,11 @@ def test_controls_that_need_a_training_run_on_the_first_gap(lessons):
 
 
 def test_splits_share_no_scene_and_gaps_share_them_all():
-    train, valid, test = module._spacing_split(3, 0.03, COUNTS, SHAPE)
+    train, valid, test = module.spacing_split(3, 0.03, COUNTS, SHAPE)
     names = [*train.names, *valid.names, *test.names]
     assert len(set(names)) == sum(COUNTS) and names[0] == "gap-30000"
     assert [arrays.masks.shape[1] for arrays in (train, valid, test)] == [1, 1, 1]
-    other = module._spacing_split(3, 0.08, COUNTS, SHAPE)
+    other = module.spacing_split(3, 0.08, COUNTS, SHAPE)
     assert all((a.names == b.names).all() for a, b in zip((train, valid, test), other))
     assert other[0].masks.sum() > train.masks.sum()
 
@@ -276,7 +258,7 @@ def test_the_blind_map_never_looks(lessons):
 def test_shrinking_pupils(monkeypatch):
     def timid(train, seen, seed, loss, epochs):
         return [np.where(erode(arrays.masks[:, 0], 1), 0.9, np.where(arrays.masks[:, 0], 0.3, 0.0)).astype(np.float32) for arrays in seen]
-    monkeypatch.setattr(module, "_learn", timid)
+    monkeypatch.setattr(module, "learn_thin", timid)
     frame = shrink_experiment(seeds=(0,), losses=("bce", "dice"), gaps=(0.03, 0.1), pictures=COUNTS, shape=SHAPE)
     assert len(frame) == 2 * 2 * 2 * COUNTS[2]
     half, fitted = (frame[frame["cut"] == name] for name in ("half", "fitted"))
@@ -294,8 +276,8 @@ def test_a_network_starts_with_the_best_constant_answer(loss, share):
 
 
 def test_a_real_training_repeats_itself():
-    train, valid, test = module._spacing_split(0, 0.1, (4, 2, 2), SHAPE)
-    first, again = (module._learn(train, (valid, test), seed=0, epochs=1) for _ in range(2))
+    train, valid, test = module.spacing_split(0, 0.1, (4, 2, 2), SHAPE)
+    first, again = (module.learn_thin(train, (valid, test), seed=0, epochs=1) for _ in range(2))
     for one, two, arrays in zip(first, again, (valid, test)):
         assert one.shape == arrays.masks[:, 0].shape and one.dtype == np.float32 and 0 <= one.min() <= one.max() <= 1
         np.testing.assert_array_equal(one, two)

@@ -194,8 +194,9 @@ def test_resume(finished):
     assert refused.exit_code == 2 and "seed" in refused.stderr.splitlines()[-1] and (out / "scores.csv").read_bytes() == before
 
 
-def test_one_network_and_fewer_classes(tmp_path):
-    assert call("cars", "--out", tmp_path / "o", *SMALL, "--dilate", 0, "--classes", "scratch,dent", "--model", "deeplabv3plus").exit_code == 0
+@pytest.mark.parametrize("model, loss", [("deeplabv3plus", "bce-dice"), ("unet-zero", "focal"), ("deeplabv3-zero", "tversky")])
+def test_one_network_and_fewer_classes(tmp_path, model, loss):
+    assert call("cars", "--out", tmp_path / "o", *SMALL, "--dilate", 0, "--classes", "scratch,dent", "--model", model, "--loss", loss).exit_code == 0
     scores = pd.read_csv(tmp_path / "o/scores.csv")
     assert set(scores["arm"]) == {"as drawn", "chosen"} and set(scores["class"]) == {"dent", "scratch"} and not (tmp_path / "o/network-1").exists()
 
@@ -241,7 +242,7 @@ def test_check_takes_a_clouds_folder(tmp_path):
     assert call("check", folder).exit_code == 2
 
 
-@pytest.mark.parametrize("words, quoted", [(["--classes", "dent,rust"], "dent,rust: choose from dent, scratch, spacing"), (["--model", "unet"], "--model unet: choose from"),
+@pytest.mark.parametrize("words, quoted", [(["--classes", "dent,rust"], "dent,rust: choose from dent, scratch, spacing"), (["--model", "unet"], "unet-zero"), (["--loss", "bec"], "bce-dice"),
                                            (["--size", "100x160"], "96x160 is near"), (["--weights", "w.pth"], "there is no such file")])
 def test_wrong_options(tmp_path, words, quoted):
     result = call("cars", *words, "--out", tmp_path / "out")
@@ -251,7 +252,7 @@ def test_wrong_options(tmp_path, words, quoted):
 def test_the_parameters_stand_in_the_order_of_the_command():
     tree = ast.parse(Path(run_cars.__code__.co_filename).read_text(encoding="utf-8"))
     function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "run_cars")
-    assert [item.arg for item in function.args.args] == ["data", "out", "size", "epochs", "encoder", "weights", "seed", "resume", "dilation", "classes", "keep_empty", "model", "scenes", "progress"]
+    assert [item.arg for item in function.args.args] == ["data", "out", "size", "epochs", "encoder", "weights", "seed", "resume", "dilation", "classes", "keep_empty", "model", "scenes", "progress", "loss"]
 
 
 def test_an_unknown_experiment_is_answered_with_the_list(tmp_path):

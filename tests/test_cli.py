@@ -66,7 +66,7 @@ for words in {list(calls)}:
 
 
 @pytest.mark.parametrize("words, expected", [
-    (["clouds", "--help"], ["--data", "--out", "--size", "--epochs", "--encoder", "--weights", "--seed", "--resume", "--flips", "--recall", "--scenes", "96x144", "160x240"]),
+    (["clouds", "--help"], ["--data", "--out", "--size", "--epochs", "--encoder", "--weights", "--seed", "--resume", "--flips", "--recall", "--scenes", "--model", "unet-zero", "--loss", "focal-tversky", "96x144", "160x240"]),
     (["score", "--help"], ["SUBMISSION.csv", "TRUTH.csv"]),
     (["--version"], ["cloudlearn 0.1.0"]),
 ])
@@ -77,7 +77,7 @@ def test_help_names_everything(words, expected):
 
 @pytest.mark.parametrize("words, quoted", [
     (["--nope"], "--nope"), (["cluods"], "cluods"), (["clouds", "--nope"], "--nope"), (["clouds", "--epochs", "many"], "--epochs"), (["clouds", "--epochs", "0"], "--epochs"),
-    (["clouds", "--seed", "-1"], "--seed"), (["clouds", "--scenes", "39"], "--scenes"), (["clouds", "--recall", "high"], "--recall"), (["clouds", "extra"], "extra"),
+    (["clouds", "--seed", "-1"], "--seed"), (["clouds", "--scenes", "39"], "--scenes"), (["clouds", "--recall", "high"], "--recall"), (["clouds", "--loss", "bec"], "bce"), (["clouds", "--model", "deeplabv3"], "deeplabv3-zero"), (["clouds", "extra"], "extra"),
     (["score", "only-one.csv"], "TRUTH.csv"),
 ])
 def test_wrong_use_is_status_2_and_quotes_the_word(words, quoted):
@@ -119,7 +119,7 @@ def pipeline(answer):
 
 
 def test_ctrl_c_says_how_to_go_on():
-    def stopped(*_): raise KeyboardInterrupt
+    def stopped(*_, **__): raise KeyboardInterrupt
     with pipeline(stopped): result = call("clouds")
     assert result.exit_code == 130 and "--resume" in result.stderr and "Traceback" not in result.stderr
 
@@ -127,17 +127,17 @@ def test_ctrl_c_says_how_to_go_on():
 def test_every_option_reaches_its_parameter(tmp_path):
     weights, seen = tmp_path / "w.pth", []
     weights.touch()
-    def taken(*values):
-        seen.append(values)
+    def taken(*values, **named):
+        seen.append((*values, *named.items()))
         return pd.DataFrame({"step": ["raw"], "dice": [0.53125]})
     with pipeline(taken):
         assert call("clouds").exit_code == 0
         result = call("clouds", "--out", tmp_path / "o", "--size", "64x96", "--epochs", 3, "--encoder", "resnet34", "--weights", weights,
-                      "--seed", 7, "--resume", "--recall", 0.9, "--scenes", 50)
-        assert call("clouds", "--flips").exit_code == 0
-    assert seen == [(None, Path("runs/clouds"), None, None, "efficientnet-lite0", "imagenet", 0, False, False, 0.94, 320),
-                    (None, tmp_path / "o", (64, 96), 3, "resnet34", str(weights), 7, True, False, 0.9, 50),
-                    (None, Path("runs/clouds"), None, None, "efficientnet-lite0", "imagenet", 0, False, True, 0.94, 320)]
+                      "--seed", 7, "--resume", "--recall", 0.9, "--scenes", 50, "--loss", "lovasz")
+        assert call("clouds", "--flips", "--model", "unet-zero").exit_code == 0
+    assert seen == [(None, Path("runs/clouds"), None, None, "efficientnet-lite0", "imagenet", 0, False, False, 0.94, 320, ("model", "unet"), ("loss", "bce-dice")),
+                    (None, tmp_path / "o", (64, 96), 3, "resnet34", str(weights), 7, True, False, 0.9, 50, ("model", "unet"), ("loss", "lovasz")),
+                    (None, Path("runs/clouds"), None, None, "efficientnet-lite0", "imagenet", 0, False, True, 0.94, 320, ("model", "unet-zero"), ("loss", "bce-dice"))]
     assert "raw 0.5312" in result.stdout and result.stdout.splitlines()[-1] == f"report: {tmp_path / 'o' / 'report.html'}"
 
 
@@ -145,7 +145,7 @@ def test_the_parameters_stand_in_the_order_of_the_pipeline():
     "`clouds` passes them by place, so a parameter that moves must be noticed; read from the source, without importing torch."
     tree = ast.parse(Path(cli.__file__).with_name("clouds").joinpath("run.py").read_text(encoding="utf-8"))
     function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "run_clouds")
-    assert [item.arg for item in function.args.args] == ["data", "out", "size", "epochs", "encoder", "weights", "seed", "resume", "flips", "recall", "scenes", "progress"]
+    assert [item.arg for item in function.args.args] == ["data", "out", "size", "epochs", "encoder", "weights", "seed", "resume", "flips", "recall", "scenes", "progress", "model", "loss"]
 
 
 # ---------------------------------------------------------------------------------------------------------- options
@@ -181,6 +181,25 @@ def test_an_impossible_folder_for_results_is_refused_at_once(tmp_path):
         result = call("clouds", "--out", out)
         assert result.exit_code == 2 and "not a folder that can be written to" in result.stderr
     assert (tmp_path / "file").read_text() == "here"
+
+
+@pytest.mark.parametrize("command", ["clouds", "cars"])
+def test_a_network_from_zero_takes_no_encoder(command, tmp_path):
+    assert "leave --encoder out" in refused(command, "--model", "unet-zero", "--encoder", "resnet34", out=tmp_path / "run")
+
+
+def test_the_options_name_every_network_and_loss():
+    from typing import get_args
+    from cloudlearn.encoders import ZERO
+    from cloudlearn.losses import LOSSES
+    models, losses = ([get_args(get_args(option)[0]) for option in options] for options in ((cli.CloudModel, cli.CarModel), (cli.Loss,)))
+    assert set(losses[0]) == set(LOSSES) and all(set(ZERO) < set(names) for names in models)
+
+
+def test_a_run_with_a_network_from_zero_and_another_loss(tmp_path):
+    assert call("clouds", "--out", tmp_path / "o", *SMALL, "--model", "deeplabv3-zero", "--loss", "focal").exit_code == 0
+    settings = json.loads((tmp_path / "o/run.json").read_text())["settings"]
+    assert (settings["model"], settings["loss"]) == ("deeplabv3-zero", "focal")
 
 
 def test_an_unknown_encoder_is_refused(tmp_path):
@@ -408,7 +427,7 @@ def test_resume_after_the_end_gives_the_same_results(finished):
     assert results(out) == before and {"ladder.csv", "first_submission.csv"} <= set(before)
 
 
-@pytest.mark.parametrize("change", [["--epochs", "2"], ["--seed", "1"]])
+@pytest.mark.parametrize("change", [["--epochs", "2"], ["--seed", "1"], ["--loss", "focal"]])
 def test_resume_with_other_settings_is_refused_and_harms_nothing(finished, change):
     out, _ = finished
     before = results(out) | {"report.html": (out / "report.html").read_bytes()}

@@ -90,13 +90,13 @@ def test_train_segmenter_learns_and_keeps_its_last_weights(tmp_path):
     assert network.scale[0, 1] > -6, "the plane that answered the wrong way round has not moved"
 
 
-def test_the_dice_term_has_the_weight_that_was_asked_for(tmp_path):
-    from cloudlearn.training import bce_dice
+def test_the_loss_is_the_one_that_was_asked_for(tmp_path):
+    from cloudlearn.losses import named_loss
     pictures = pictures_of(3, 4)
     masks = np.stack([pictures[..., c] > 128 for c in (0, 1, 2, 0)], axis=1)
-    for weight in (0.0, 1 / 3, 2.0):
-        log = train_segmenter(Colours(), (pictures, masks), (pictures, masks), tmp_path, epochs=1, batch_size=4, learning_rate=1e-9, progress=False, dice_weight=weight)
-        with torch.no_grad(): expected = bce_dice(Colours()(torch.from_numpy(pictures).permute(0, 3, 1, 2)), torch.from_numpy(masks).float(), weight)
+    for loss in (named_loss("bce-dice", dice_weight=1 / 3), named_loss("focal"), named_loss("lovasz")):
+        log = train_segmenter(Colours(), (pictures, masks), (pictures, masks), tmp_path, epochs=1, batch_size=4, learning_rate=1e-9, progress=False, loss=loss)
+        with torch.no_grad(): expected = loss(Colours()(torch.from_numpy(pictures).permute(0, 3, 1, 2)), torch.from_numpy(masks).float())
         assert log.valid_loss[0] == pytest.approx(expected.item(), rel=1e-4)
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 from cloudlearn import encoders
-from cloudlearn.encoders import IMAGENET, LITE0, Normalise, build_classifier, build_unet, lite0_state, normalisation, seeded
+from cloudlearn.encoders import IMAGENET, LITE0, ZERO, Normalise, build_classifier, build_unet, build_zero, lite0_state, normalisation, seeded
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +244,21 @@ def test_pickles_are_not_executed(tmp_path):
 def test_unknown_encoder(name, near):
     with pytest.raises(ValueError, match=near):
         build_unet(name, weights="none")
+
+
+@pytest.mark.parametrize("model", list(ZERO))
+@pytest.mark.parametrize("shape", [(33, 47), (64, 96)])
+def test_networks_from_zero_take_raw_pictures_of_any_size(model, shape):
+    with seeded(0): network = build_zero(model, classes=3).eval()
+    with seeded(0): again = build_zero(model, classes=3).eval()
+    pictures = torch.randint(0, 256, (2, 3, *shape), dtype=torch.uint8)
+    with torch.inference_mode(): logits, same = network(pictures), again(pictures)
+    assert logits.shape == (2, 3, *shape) and torch.equal(logits, same)
+    assert torch.allclose(network[0](torch.tensor([0.0, 127.5, 255.0]).view(1, 1, 1, 3).expand(1, 3, 1, 3))[0, 0, 0], torch.tensor([-2.0, 0.0, 2.0]), atol=1e-5)
+
+
+def test_an_unknown_network_from_zero():
+    with pytest.raises(ValueError, match="unet-zero or deeplabv3-zero"): build_zero("unet")
 
 
 def test_smp_unet_with_the_same_weights_gives_the_same_logits(unet):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CUTS', 'area_ratio', 'inside_share', 'rim', 'boundary_distance', 'choose_cut', 'erode', 'one_class', 'dilate_labels',
-           'shrink_experiment', 'dilation_experiment']
+           'spacing_split', 'learn_thin', 'both_cuts', 'tidy_rows', 'shrink_experiment', 'dilation_experiment']
 
 # %% ../../nbs/33_cars_dilation.ipynb #1b6a179a
 from collections.abc import Callable, Iterator, Sequence
@@ -122,44 +122,49 @@ def dilate_labels(arrays: CarArrays,                       # N photos
     return arrays._replace(masks=masks)
 
 # %% ../../nbs/33_cars_dilation.ipynb #f96be82a
-def _spacing_split(seed: int, gap: float, pictures: Sequence[int], shape: tuple[int, int]) -> list[CarArrays]:
+def spacing_split(seed: int,                # of the experiment
+                  gap: float,               # width of the gape, in picture heights
+                  pictures: Sequence[int],  # training, validation and test
+                  shape: tuple[int, int],   # (height, width)
+                  ) -> list[CarArrays]:     # three sets
     "Training, validation and test pictures of one seed, with the plane for spacing alone; another gap, the same scenes."
     ends = 10_000 * seed + np.cumsum([0, *pictures])
     return [one_class(scene_arrays(range(a, b), "gap", shape, gap=gap), "spacing") for a, b in zip(ends, ends[1:])]
 
-def _on_known(name: str) -> Callable:
-    "A named loss for a single class over the known pixels: what a rotation brings in from outside the photo is left out."
-    loss = named_loss(name)
-    def known_pixels(logits, target):
-        known = target != UNKNOWN
-        return loss(logits[known][None, None, None], target[known][None, None, None])
-    return known_pixels
-
 def _start(train: CarArrays, loss: str, seed: int) -> nn.Sequential:
-    "A fresh network that begins with the best constant answer of its loss: how often a pixel is on (Lin et al. 2017), or one half where both sides weigh the same."
+    "A fresh network that begins where the class is as rare as in the labels (Lin et al. 2017), or at one half for losses in which both sides weigh alike."
     network = deeplab(classes=1, seed=seed, depth=4)   # half the time of depth 5
-    share = train.masks.mean() if loss in ("bce", "bce-dice") else 0.5
+    share = train.masks.mean() if loss in ("bce", "bce-dice", "focal") else 0.5
     nn.init.constant_(network[-1].segmentation_head[0].bias, float(np.log(share / (1 - share))))
     return network
 
-def _learn(train: CarArrays, seen: Sequence[CarArrays], seed: int, loss: str = "bce", epochs: int = 4, learning_rate: float = 3e-3) -> list[np.ndarray]:
+def learn_thin(train: CarArrays,             # photos with the plane for spacing alone
+               seen: Sequence[CarArrays],    # sets to look at afterwards
+               seed: int,                    # of first weights, shuffling and augmentation
+               loss: str = "bce",            # a name for `named_loss`
+               epochs: int = 4,              # times that every photo is seen
+               learning_rate: float = 3e-3,  # highest rate
+               ) -> list[np.ndarray]:        # probabilities (N, H, W), one array per set
     "Train a network and return its probabilities (N, H, W) on every set of `seen`; all arms have the same first weights but for that one bias, and see the same batches."
     network = _start(train, loss, seed)
     with TemporaryDirectory() as out:
-        train_cars(network, train, None, out, epochs=epochs, seed=seed, loss=_on_known(loss), batch_size=4, learning_rate=learning_rate)
+        train_cars(network, train, None, out, epochs=epochs, seed=seed, loss=named_loss(loss, unknown=UNKNOWN), batch_size=4, learning_rate=learning_rate)
     return [predict(network, arrays.pictures)[:, 0] for arrays in seen]
 
-def _both_cuts(probs: Sequence[np.ndarray], valid: CarArrays, after: Callable | None = None) -> Iterator[tuple[str, float, np.ndarray]]:
+def both_cuts(probs: Sequence[np.ndarray],    # (N, H, W) on validation and on test photos
+              valid: CarArrays,               # validation photos, labels as drawn
+              after: Callable | None = None,  # what is done to masks after the cut
+              ) -> Iterator[tuple[str, float, np.ndarray]]:  # half or fitted, the cut, test masks (N, H, W)
     "Test masks at 0.5 and at the cut chosen on validation against the labels as drawn."
     for name, cut in (("half", 0.5), ("fitted", choose_cut(probs[0], valid.masks[:, 0], after))):
         masks = probs[1] > cut
         yield name, cut, masks if after is None else after(masks)
 
-def _table(rows: list[dict]) -> pd.DataFrame:
+def tidy_rows(rows: list[dict],     # column -> one value, or one per photo
+              ) -> pd.DataFrame:    # a row per photo, rounded
     "Rows whose values are one number for all pictures, or an array over pictures, as one tidy table."
     return pd.concat([pd.DataFrame(row) for row in rows], ignore_index=True).round(4)
 
-# %% ../../nbs/33_cars_dilation.ipynb #0b4629b0
 def shrink_experiment(seeds: Sequence[int] = (0, 1, 2),                       # one set of scenes and one training per seed
                       losses: Sequence[str] = ("bce", "bce-dice", "dice"),    # the arms
                       gaps: Sequence[float] = (0.02, 0.1),                    # thin and thick targets, in picture heights
@@ -171,20 +176,20 @@ def shrink_experiment(seeds: Sequence[int] = (0, 1, 2),                       # 
     rows = []
     for seed in seeds:
         for gap in gaps:
-            train, valid, test = _spacing_split(seed, gap, pictures, shape)
+            train, valid, test = spacing_split(seed, gap, pictures, shape)
             true = test.masks[:, 0]
             for loss in losses:
-                for cut, threshold, masks in _both_cuts(_learn(train, (valid, test), seed, loss, epochs), valid):
+                for cut, threshold, masks in both_cuts(learn_thin(train, (valid, test), seed, loss, epochs), valid):
                     rows.append({"seed": seed, "arm": loss, "gap": gap, "class": "spacing", "picture": test.names, "cut": cut, "threshold": threshold,
                                  "dice": dice(masks, true), "area_ratio": area_ratio(masks, true), "inside_share": inside_share(masks, true),
                                  "boundary_distance": boundary_distance(masks, true)})
-    return _table(rows)
+    return tidy_rows(rows)
 
 # %% ../../nbs/33_cars_dilation.ipynb #caac612b
 def _arms(split: Sequence[CarArrays], seed: int, radii: Sequence[int], epochs: int, all_controls: bool) -> Iterator[tuple]:
     "Every arm: its name, its radius, probabilities on validation and test pictures, and what is done to its masks."
     train, *seen = split
-    learn = partial(_learn, seen=seen, seed=seed, epochs=epochs)
+    learn = partial(learn_thin, seen=seen, seed=seed, epochs=epochs)
     plain = learn(train)
     yield "blind", 0, [np.broadcast_to(train.masks[:, 0].mean(axis=0), arrays.masks[:, 0].shape) for arrays in seen], None
     yield "baseline", 0, plain, None
@@ -208,11 +213,11 @@ def dilation_experiment(seeds: Sequence[int] = (0, 1, 2),          # one set of 
     rows = []
     for seed in seeds:
         for gap in gaps:
-            split = _spacing_split(seed, gap, pictures, shape)
+            split = spacing_split(seed, gap, pictures, shape)
             true, names = split[2].masks[:, 0], split[2].names
             for arm, radius, probs, after in _arms(split, seed, radii, epochs, gap == gaps[0]):
-                for cut, threshold, masks in _both_cuts(probs, split[1], after):
+                for cut, threshold, masks in both_cuts(probs, split[1], after):
                     rows.append({"seed": seed, "arm": arm, "gap": gap, "radius": radius, "class": "spacing", "picture": names, "cut": cut, "threshold": threshold,
                                  "dice": dice(masks, true), "dilated_dice": dice(masks, dilate(true, radius)), "tolerant_dice": tolerant_dice(masks, true),
                                  "area_ratio": area_ratio(masks, true)})
-    return _table(rows)
+    return tidy_rows(rows)

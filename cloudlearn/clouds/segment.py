@@ -7,8 +7,7 @@ __all__ = ['THRESHOLDS', 'AREAS', 'segmenter', 'train_segmenter', 'scale_maps', 
            'fit_cuts', 'read_cuts', 'cut_maps', 'write_first']
 
 # %% ../../nbs/21_clouds_first.ipynb #cc883eaf
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
@@ -20,16 +19,19 @@ from torch import nn
 
 from .data import CLASSES, SUBMISSION_SHAPE, encode_masks, load_pictures, write_submission
 from ..decisions import best_threshold_area, decide, threshold_area_dice
-from ..encoders import build_unet, seeded
+from ..encoders import DEFAULT_ENCODER, build_unet, build_zero, seeded
 from ..training import PictureSet, bce_dice, fit, predict, train_transform
 
 # %% ../../nbs/21_clouds_first.ipynb #3606e42d
-def segmenter(encoder: str = "efficientnet-lite0",  # or an encoder of segmentation_models_pytorch, such as resnet34
-              weights: str | Path = "imagenet",     # of the encoder: imagenet, none or a file
-              seed: int = 0,                        # of the decoder's first weights
-              ) -> nn.Module:                       # uint8 pictures (B, 3, h, w) -> logits (B, 4, h, w)
-    "A U-Net with one plane per cloud kind; classes may overlap, so each plane answers for itself."
-    with seeded(seed): return build_unet(encoder, classes=len(CLASSES), weights=weights)
+def segmenter(encoder: str = DEFAULT_ENCODER,   # or an encoder of segmentation_models_pytorch, such as resnet34
+              weights: str | Path = "imagenet", # of the encoder: imagenet, none or a file
+              seed: int = 0,                    # of the first weights that are not read from a file
+              model: str = "unet",              # or a network of this course from zero: unet-zero, deeplabv3-zero
+              ) -> nn.Module:                   # uint8 pictures (B, 3, h, w) -> logits (B, 4, h, w)
+    "A network with one plane per cloud kind; classes may overlap, so each plane answers for itself."
+    with seeded(seed):
+        if model == "unet": return build_unet(encoder, classes=len(CLASSES), weights=weights)
+        return build_zero(model, len(CLASSES))
 
 # %% ../../nbs/21_clouds_first.ipynb #b7a789d1
 def train_segmenter(network: nn.Module,         # from `segmenter`; trained in place
@@ -44,12 +46,11 @@ def train_segmenter(network: nn.Module,         # from `segmenter`; trained in p
                     settings: dict | None = None,  # kept with the weights
                     batch_size: int = 16,       # pictures a step
                     learning_rate: float = 1e-3,  # highest rate, of the decoder
-                    dice_weight: float = 1.0,     # of the Dice term; the cross-entropy has 1
+                    loss: Callable = bce_dice,    # (logits, masks) -> scalar, such as `named_loss("focal")`
                     ) -> pd.DataFrame:          # the log, one row an epoch
     "Train the U-Net on pictures and masks held in memory; the last epoch's weights stay."
     return fit(network.train(), PictureSet(*train, train_transform()), PictureSet(*valid), out, name="segment", epochs=epochs, seed=seed, encoder_share=encoder_share,
-               resume=resume, progress=progress, settings=dict(settings or {}, dice_weight=dice_weight), batch_size=batch_size, learning_rate=learning_rate,
-               loss=partial(bce_dice, dice_weight=dice_weight))
+               resume=resume, progress=progress, settings=settings, batch_size=batch_size, learning_rate=learning_rate, loss=loss)
 
 # %% ../../nbs/21_clouds_first.ipynb #7ae72d94
 def scale_maps(maps: np.ndarray,        # (C, h, w) float32
