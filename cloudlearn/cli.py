@@ -107,15 +107,15 @@ def clouds(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for scores, submissions, weights and the report.")] = Path("runs/clouds"),
     size: Annotated[str | None, typer.Option(metavar="HxW", help="Picture size to train at; 96x144 for scenes and 160x240 for data if not given.")] = None,
     epochs: Annotated[int | None, typer.Option(metavar="N", min=1, help="Epochs of the U-Net, half as many for the classifier; 8 for scenes and 14 for data if not given.")] = None,
-    encoder: Encoder = "efficientnet-lite0",
-    weights: Weights = "imagenet",
-    seed: Seed = 0,
-    resume: Resume = False,
+    encoder: Encoder = "efficientnet-lite0",   # name of an encoder
+    weights: Weights = "imagenet",   # imagenet, none or a file
+    seed: Seed = 0,   # from 0
+    resume: Resume = False,   # go on in `out`
     flips: Annotated[bool, typer.Option("--flips", help="Average the probability maps over the four flips: slower, usually better.")] = False,
     recall: Annotated[float, typer.Option(metavar="R", help="Recall that the presence thresholds keep, above 0 and at most 1.")] = 0.94,
     scenes: Annotated[int, typer.Option(metavar="N", min=40, help="How many scenes to generate where there is no --data.")] = 320,
-    model: CloudModel = "unet",
-    loss: Loss = "bce-dice",
+    model: CloudModel = "unet",   # the segmenting network
+    loss: Loss = "bce-dice",   # a name of `losses.LOSSES`
 ) -> None:
     "Train U-Net and presence classifier; write both submissions, the ladder of scores and a report."
     with sentences():
@@ -162,16 +162,16 @@ def cars(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for scores, masks, weights and the report.")] = Path("runs/cars"),
     size: Annotated[str | None, typer.Option(metavar="HxW", help="Picture size to train at, both sides divisible by 16; 96x144 for scenes and 128x192 for data if not given.")] = None,
     epochs: Annotated[int | None, typer.Option(metavar="N", min=1, help="12 for scenes and 20 for data if not given.")] = None,
-    encoder: Encoder = "efficientnet-lite0",
-    weights: Weights = "imagenet",
-    seed: Seed = 0,
-    resume: Resume = False,
+    encoder: Encoder = "efficientnet-lite0",   # name of an encoder
+    weights: Weights = "imagenet",   # imagenet, none or a file
+    seed: Seed = 0,   # from 0
+    resume: Resume = False,   # go on in `out`
     dilate: Annotated[int, typer.Option(metavar="R", min=0, max=50, help="Radius in pixels of the training size by which spacing labels are dilated for a second network; 0 trains none.")] = 2,
     classes: Annotated[str, typer.Option(metavar="LIST", help="Classes wanted, with commas between.")] = "dent,scratch,spacing",
     keep_empty: Annotated[bool, typer.Option("--keep-empty", help="Train on photos without any damage as well.")] = False,
-    model: CarModel = "deeplabv3",
+    model: CarModel = "deeplabv3",   # the network
     scenes: Annotated[int, typer.Option(metavar="N", min=8, help="How many training scenes of each kind to generate where there is no --data.")] = 72,
-    loss: Loss = "bce-dice",
+    loss: Loss = "bce-dice",   # a name of `losses.LOSSES`
 ) -> None:
     "Train DeepLab on labels as drawn and dilated; write scores, masks and a report."
     with sentences():
