@@ -67,6 +67,7 @@ for words in {list(calls)}:
 
 @pytest.mark.parametrize("words, expected", [
     (["clouds", "--help"], ["--data", "--out", "--size", "--epochs", "--encoder", "--weights", "--seed", "--resume", "--flips", "--recall", "--scenes", "--model", "unet-zero", "--loss", "focal-tversky", "96x144", "160x240"]),
+    (["xray", "--help"], ["--data", "--out", "--size", "--epochs", "--encoder", "small", "--weights", "--seed", "--resume", "--drop-shared", "--scenes", "not a diagnosis"]),
     (["score", "--help"], ["SUBMISSION.csv", "TRUTH.csv"]),
     (["--version"], ["cloudlearn 0.1.0"]),
 ])
@@ -78,6 +79,7 @@ def test_help_names_everything(words, expected):
 @pytest.mark.parametrize("words, quoted", [
     (["--nope"], "--nope"), (["cluods"], "cluods"), (["clouds", "--nope"], "--nope"), (["clouds", "--epochs", "many"], "--epochs"), (["clouds", "--epochs", "0"], "--epochs"),
     (["clouds", "--seed", "-1"], "--seed"), (["clouds", "--scenes", "39"], "--scenes"), (["clouds", "--recall", "high"], "--recall"), (["clouds", "--loss", "bec"], "bce"), (["clouds", "--model", "deeplabv3"], "deeplabv3-zero"), (["clouds", "extra"], "extra"),
+    (["xray", "--encoder", "resnet34"], "efficientnet-lite0"), (["xray", "--scenes", "39"], "--scenes"), (["xray", "--epochs", "0"], "--epochs"), (["xray", "--size", "64"], "height x width"),
     (["score", "only-one.csv"], "TRUTH.csv"),
 ])
 def test_wrong_use_is_status_2_and_quotes_the_word(words, quoted):
@@ -89,6 +91,16 @@ def test_main_needs_no_screen(monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")      # as a notebook leaves it to its subprocesses
     with patch.object(cli, "app") as app: cli.main()
     assert app.called and os.environ["MPLBACKEND"] == "Agg"
+
+
+@pytest.mark.parametrize("before, after", [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_sleep_unless_told_otherwise(monkeypatch, before, after):
+    "Set before anything loads torch, whose threads would otherwise spin while they wait."
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if before: monkeypatch.setenv("OMP_WAIT_POLICY", before)
+    seen = []
+    with patch.object(cli, "app", lambda: seen.append(os.environ["OMP_WAIT_POLICY"])): cli.main()
+    assert seen == [after]
 
 
 # --------------------------------------------------------------------------------------------- errors and sentences
