@@ -422,6 +422,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                    'cloudlearn.losses._known_planes': ('losses.html#_known_planes', 'cloudlearn/losses.py'),
                                    'cloudlearn.losses._lovasz': ('losses.html#_lovasz', 'cloudlearn/losses.py'),
                                    'cloudlearn.losses._mean_loss': ('losses.html#_mean_loss', 'cloudlearn/losses.py'),
+                                   'cloudlearn.losses._picture_dice': ('losses.html#_picture_dice', 'cloudlearn/losses.py'),
                                    'cloudlearn.losses._scaled_dice': ('losses.html#_scaled_dice', 'cloudlearn/losses.py'),
                                    'cloudlearn.losses._settings_of': ('losses.html#_settings_of', 'cloudlearn/losses.py'),
                                    'cloudlearn.losses._tversky': ('losses.html#_tversky', 'cloudlearn/losses.py'),

@@ -62,6 +62,9 @@ def reference(name, z, t):
     if name == "weighted-bce":
         return np.mean([(np.where(y > 0, (1 - y).sum() / y.sum(), 1) * pixels(x, y)).mean() for x, y in each])
     if name == "lovasz": return np.mean([lovasz(x, y) for x, y in each])
+    if name == "bce-picture-dice":
+        pairs = [(sigmoid(x), y, 0.05 * y.size) for x, y in zip(z.reshape(-1, *z.shape[2:]), t.reshape(-1, *t.shape[2:]))]
+        return pixels(z, t).mean() + np.mean([1 - (2 * (p * y).sum() + few) / (p.sum() + y.sum() + few) for p, y, few in pairs])
     mask = np.mean([(1 - overlap(x, y, *index))**power if y.any() else 0 for x, y in each])
     return mask + (pixels(z, t).mean() if name == "bce-dice" else 0)
 
@@ -82,6 +85,16 @@ def test_an_absent_class_adds_no_mask_term_and_no_nan(name, seed):
     loss.backward()
     assert loss.item() == pytest.approx(reference(name, z.detach(), t), abs=2e-6)
     assert torch.isfinite(z.grad).all() and (z.grad[:, 1] == 0).all() == (name in ABSENT_IS_FREE)
+
+
+def test_a_picture_painted_in_vain_is_told_so_by_the_loss_of_each_picture_alone():
+    z, t = torch.full((2, 1, 8, 8), -2.0, requires_grad=True), torch.zeros(2, 1, 8, 8)
+    t[0, 0, :4] = 1
+    push = {name: torch.autograd.grad(named_loss(name)(z, t) - named_loss("bce")(z, t), z)[0][1, 0].sum().item() for name in ("bce-dice", "bce-picture-dice")}
+    p = 1 / (1 + np.e**2)
+    slope = 0.05 * 64 / (64 * p + 0.05 * 64)**2 * p * (1 - p) * 64 / 2     # of 1 - s / (sum + s), over two pictures
+    assert push["bce-picture-dice"] == pytest.approx(slope, rel=1e-4) and push["bce-picture-dice"] > 3 * push["bce-dice"] > 0
+    assert named_loss("bce-picture-dice", smooth=0.0)(z, 0 * t).item() == pytest.approx(named_loss("bce")(z, 0 * t).item() + 1)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -146,7 +159,7 @@ def test_unknown_planes_are_as_good_as_not_there(seed, name, labelled):
     assert (z.grad[~known] == 0).all() and torch.isfinite(z.grad).all()
     kept = [(z.detach()[known[:, c], c:c + 1], t[known[:, c], c:c + 1]) for c in (0, 1) if known[:, c].any()]
     alone = [named_loss(name)(*pair).item() for pair in kept]
-    weights = [len(pair[0]) for pair in kept] if name in ("bce", "weighted-bce", "focal") else [1] * len(kept)
+    weights = [len(pair[0]) for pair in kept] if name in ("bce", "weighted-bce", "focal", "bce-picture-dice") else [1] * len(kept)
     if name == "bce-dice":
         wanted = sum(np.average([named_loss(part)(*pair).item() for pair in kept], weights=w) for part, w in
                      (("bce", [len(pair[0]) for pair in kept]), ("dice", None))) if kept else 0
