@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TARGETS', 'TARGET_ARMS', 'target_batch', 'best_cuts', 'enlarge', 'Residual', 'Backbone', 'small_resnet',
-           'from_torchvision', 'FCN', 'start_biases', 'atrous', 'multiplications', 'paths', 'ASPP', 'fit_rates',
-           'DeepLabV3', 'targets_experiment']
+           'from_torchvision', 'FCN', 'start_biases', 'atrous', 'paths', 'ASPP', 'fit_rates', 'DeepLabV3',
+           'targets_experiment']
 
 # %% ../nbs/07_deeplab.ipynb #ffa7dc03
 from collections.abc import Callable, Iterable, Sequence
@@ -18,10 +18,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from .scores import dice
-from .unet import CellScene, UNet, _seeded, cell_scene, start_weights, train_plain
+from .tasks import seeded
+from .tiles import total_multiplications
+from .unet import CellScene, UNet, cell_scene, start_weights, train_plain
 
 # %% ../nbs/07_deeplab.ipynb #47fb602c
 TARGETS = {"rim 2": 2, "rim 4": 4, "rim 8": 8, "whole": None}   # class -> pixels from the outline inward
@@ -161,13 +162,6 @@ def atrous(network: nn.Module,         # a ResNet of convolutions in the order o
     if stride < output_stride: raise ValueError(f"this network has an output stride of {stride} already; a stride that was taken away does not come back")
     return network
 
-def multiplications(network: nn.Module,      # any; it is copied, not run
-                    shape: Sequence[int],    # (in_channels, height, width) of one picture
-                    ) -> int:                # in all convolutions and matrix products
-    "How many multiplications one picture takes, by PyTorch's own counter on the meta device, where nothing is computed."
-    with FlopCounterMode(display=False) as counter: deepcopy(network).to("meta").eval()(torch.zeros(1, *shape, device="meta"))
-    return counter.get_total_flops() // 2      # it counts additions as well
-
 # %% ../nbs/07_deeplab.ipynb #3225e000
 def paths(rates: Sequence[int],   # of 3x3 convolutions stacked on each other, each from 1
           ) -> np.ndarray:        # (2 * sum(rates) + 1,) int, the middle is the output's own place
@@ -259,7 +253,7 @@ def targets_experiment(seeds: Sequence[int] = (0, 1, 2),             # of scenes
     for seed in seeds:
         x, y = target_batch([cell_scene(500 * seed + n, side=48) for n in range(train + valid + test)])
         for arm in arms:
-            with _seeded(seed):
+            with seeded(seed):
                 network = TARGET_ARMS[arm]()
                 start_biases(network, y[:train])
                 train_plain(network, x[:train], y[:train], steps, rate=rate, seed=seed)
@@ -267,7 +261,7 @@ def targets_experiment(seeds: Sequence[int] = (0, 1, 2),             # of scenes
             truths = y[train:].numpy() > 0
             cuts = best_cuts(probs[:valid], truths[:valid])
             scores = dice(probs[valid:] > cuts[:, None, None], truths[valid:])
-            work = multiplications(network, x.shape[1:]) / 1e6
+            work = total_multiplications(network, x.shape[1:]) / 1e6
             rows += [{"seed": seed, "arm": arm, "class": name, "picture": n, "cut": cuts[c], "dice": scores[n, c], "million": work}
                      for c, name in enumerate(TARGETS) for n in range(test)]
     return pd.DataFrame(rows).round(4)

@@ -22,9 +22,10 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from torchvision.transforms import v2
 
-from .encoders import DEFAULT_ENCODER, Normalise, build_classifier, normalisation, seeded
+from .encoders import DEFAULT_ENCODER, Normalise, build_classifier, normalisation
 from .losses import named_loss
 from .scenes_chest import chest_scene
+from .tasks import seeded
 from .training import PictureSet, fit, predict
 
 # %% ../nbs/11_imbalance.ipynb #c9ad86eb

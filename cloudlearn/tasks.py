@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'RARE', 'PanelScene', 'panel_scene', 'show_boxes', 'mask_boxes', 'box_masks', 'mask_things', 'mask_polygons',
-           'polygons_mask', 'box_iou', 'mask_iou', 'nms', 'tiny_detector', 'tiny_segmenter', 'train_detector',
-           'class_masks', 'train_segmenter', 'Answer', 'true_answer', 'box_answers', 'pixel_maps', 'pixel_answers',
-           'joined_answers', 'answer_scenes', 'average_precision', 'choose_cuts', 'score_answers', 'tasks_experiment']
+           'polygons_mask', 'box_iou', 'mask_iou', 'nms', 'seeded', 'tiny_detector', 'tiny_segmenter', 'train_steps',
+           'train_detector', 'class_masks', 'train_segmenter', 'Answer', 'true_answer', 'box_answers', 'pixel_maps',
+           'pixel_answers', 'joined_answers', 'answer_scenes', 'average_precision', 'choose_cuts', 'score_answers',
+           'tasks_experiment']
 
 # %% ../nbs/03_tasks.ipynb #2e67b2d2
 from collections.abc import Callable, Iterator, Sequence
@@ -199,10 +200,11 @@ def nms(boxes: np.ndarray,     # (N, 4) x0, y0, x1, y1, of one kind
 
 # %% ../nbs/03_tasks.ipynb #e25c4661
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    "Torch's random numbers from `seed` inside the block; the caller's own stream is left as it was."
+def seeded(seed: int,              # any integer
+           ) -> Iterator[None]:    # for a with block
+    "Random numbers of torch from `seed` inside the block; the caller's own stream goes on afterwards as if nothing had been drawn."
     import torch
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
 
@@ -223,7 +225,7 @@ def tiny_detector(seed: int = 0,               # of the random weights
     from torchvision.models.detection import FCOS
     from torchvision.models.detection.anchor_utils import AnchorGenerator
     from torchvision.models.detection.fcos import FCOSHead
-    with _seeded(seed):
+    with seeded(seed):
         body = _body()
         head = FCOSHead(body.out_channels, 1, len(KINDS), num_convs=0)
         return FCOS(body, len(KINDS), side, side, [0.0] * 3, [1.0] * 3, AnchorGenerator(((4,),), ((1.0,),)), head, score_thresh=0.05)
@@ -232,7 +234,7 @@ def tiny_segmenter(seed: int = 0,               # of the random weights
                    ) -> "torch.nn.Module":      # pictures (B, 3, H, W) to scores (B, kinds, H, W); above 0 means yes
     "A fully convolutional network on the same body; each place answers for the 4x4 pixels beneath it."
     from torch import nn
-    with _seeded(seed):
+    with seeded(seed):
         body = _body()
         scores = nn.Conv2d(body.out_channels, 16 * len(KINDS), 1)
     nn.init.constant_(scores.bias, -2.0)      # most pixels are sound: start from a likely no
@@ -244,20 +246,29 @@ def _tensors(pictures: np.ndarray) -> "torch.Tensor":
     import torch
     return (torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))) / 255 - 0.5) / 0.25
 
-def _train(network: "torch.nn.Module", loss: Callable, count: int, steps: int, rate: float, seed: int) -> float:
-    "AdamW with a one-cycle rate over random batches of eight; `loss` takes their numbers. Returns the seconds."
+def train_steps(network: "torch.nn.Module",   # trained in place
+                loss: Callable,               # numbers of the pictures in a batch, (batch,) int64, to a scalar
+                count: int,                   # how many pictures there are
+                steps: int,                   # batches
+                batch: int = 8,               # pictures in each
+                rate: float = 3e-3,           # highest learning rate of the one-cycle schedule
+                seed: int = 0,                # which pictures come in which batch
+                ) -> list[float]:             # the loss of every step
+    "AdamW with a one-cycle rate over random batches: the plainest loop that works."
     import torch
-    generator, start = torch.Generator().manual_seed(seed), perf_counter()
+    generator, losses = torch.Generator().manual_seed(seed), []
     optimiser = torch.optim.AdamW(network.parameters(), rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
-    network.train().to(memory_format=torch.channels_last)
+    network.train().to(memory_format=torch.channels_last)   # the order in memory that convolutions like best
     for _ in range(steps):
         optimiser.zero_grad()
-        loss(torch.randint(count, (8,), generator=generator)).backward()
+        value = loss(torch.randint(count, (batch,), generator=generator))
+        value.backward()
         optimiser.step()
         schedule.step()
+        losses.append(value.item())
     network.eval()
-    return perf_counter() - start
+    return losses
 
 def train_detector(network: "torch.nn.Module",      # of `tiny_detector`
                    scenes: Sequence[PanelScene],    # what it learns from
@@ -269,7 +280,9 @@ def train_detector(network: "torch.nn.Module",      # of `tiny_detector`
     pictures = _tensors(np.stack([scene.picture for scene in scenes]))
     targets = [{"boxes": torch.tensor(mask_boxes(scene.things), dtype=torch.float32), "labels": torch.tensor(scene.kinds)} for scene in scenes]
     def loss(chosen): return sum(network([pictures[n] for n in chosen], [targets[n] for n in chosen]).values())
-    return _train(network, loss, len(scenes), steps, 3e-3, seed)
+    start = perf_counter()
+    train_steps(network, loss, len(scenes), steps, rate=3e-3, seed=seed)
+    return perf_counter() - start
 
 def class_masks(scene: PanelScene,    # or an Answer: anything with kinds and things
                 ) -> np.ndarray:      # (kinds, H, W) bool
@@ -290,7 +303,9 @@ def train_segmenter(network: "torch.nn.Module",      # of `tiny_segmenter`
     targets = torch.from_numpy(np.stack([class_masks(scene) for scene in scenes])).float()
     weights = torch.tensor(RARE)[:, None, None]
     def loss(chosen): return F.binary_cross_entropy_with_logits(network(pictures[chosen]), targets[chosen], pos_weight=weights)
-    return _train(network, loss, len(scenes), steps, 1e-2, seed)
+    start = perf_counter()
+    train_steps(network, loss, len(scenes), steps, rate=1e-2, seed=seed)
+    return perf_counter() - start
 
 # %% ../nbs/03_tasks.ipynb #bbfcab33
 class Answer(NamedTuple):

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['WINDOWS', 'WINDOW_ARMS', 'UNET', 'PADDINGS', 'PADDING_ARMS', 'RINGS', 'patch_network', 'slide', 'multiplications',
            'fully_convolutional', 'scene_labels', 'strip_width', 'largest_piece', 'region_scores', 'train_labels',
-           'window_arm', 'windows_experiment', 'padded', 'padding_experiment', 'View', 'measure_view', 'mirror_index',
-           'each_tile', 'predict']
+           'window_arm', 'total_multiplications', 'windows_experiment', 'padded', 'padding_experiment', 'View',
+           'measure_view', 'mirror_index', 'each_tile', 'predict']
 
 # %% ../nbs/05_windows.ipynb #27417935
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +22,7 @@ from torch import nn
 
 from .masks import dilate
 from .scenes import CLOUDS, Scene, cloud_scene
+from .tasks import seeded, train_steps
 
 # %% ../nbs/05_windows.ipynb #020c0943
 WINDOWS = {9: 1, 21: 2, 45: 3, 93: 4}   # side of a patch -> how often its network halves it
@@ -154,25 +155,12 @@ def train_labels(network: nn.Module,        # (N, 3, H, W) to (N, classes, H, W)
                  seed: int = 0,             # which pictures come in which batch
                  ) -> list[float]:          # the loss of every step
     "Train a network on all pixels of whole pictures, with cross-entropy and AdamW."
-    generator, losses = torch.Generator().manual_seed(seed), []
-    optimiser = torch.optim.AdamW(network.parameters(), rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
-    network.train().to(memory_format=torch.channels_last)
-    for _ in range(steps):
-        chosen = torch.randint(len(pictures), (batch,), generator=generator)
-        loss = F.cross_entropy(network(pictures[chosen]), labels[chosen], ignore_index=-1)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        losses.append(loss.item())
-    network.eval()
-    return losses
+    def loss(chosen): return F.cross_entropy(network(pictures[chosen]), labels[chosen], ignore_index=-1)
+    return train_steps(network, loss, len(pictures), steps, batch, rate, seed)
 
 def _seeded_patch_network(seed: int, patch: int, width: int) -> nn.Sequential:
     "A patch classifier for whole pictures, not yet padded, with first weights from `seed`; torch's own random numbers are left as they were."
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return fully_convolutional(patch_network(patch, len(CLOUDS) + 1, width, norm=True))
 
 WINDOW_ARMS = {"9": 26, "21": 14, "45": 10, "U-Net": 8}   # patch, and the width that gives it about 14,000 weights
@@ -185,15 +173,16 @@ def window_arm(arm: str,       # a name of WINDOW_ARMS
     if arm not in WINDOW_ARMS: raise ValueError(f"unknown arm {arm!r}: the arms are {', '.join(WINDOW_ARMS)}")
     if arm != "U-Net": return nn.Sequential(nn.ReflectionPad2d(int(arm) // 2), *_seeded_patch_network(seed, int(arm), WINDOW_ARMS[arm]))
     module, name = UNET.split(":")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return getattr(import_module(module), name)(3, len(CLOUDS) + 1, WINDOW_ARMS[arm], padded=True, norm=True)
 
-def _million(network: nn.Module, picture: torch.Tensor) -> float:
-    "Million multiplications that a network needs for one picture (1, C, H, W), by PyTorch's own counter."
+def total_multiplications(network: nn.Module,      # any; it is copied, not run
+                          shape: Sequence[int],    # (channels, height, width) of one picture
+                          ) -> int:                # in all convolutions and matrix products
+    "How many multiplications one picture takes, by PyTorch's own counter on the meta device, where nothing is computed."
     from torch.utils.flop_counter import FlopCounterMode
-    with torch.no_grad(), FlopCounterMode(display=False) as work: network.eval()(picture)
-    return work.get_total_flops() / 2e6      # it counts multiplications and additions
+    with FlopCounterMode(display=False) as counter: deepcopy(network).to("meta").eval()(torch.zeros(1, *shape, device="meta"))
+    return counter.get_total_flops() // 2      # it counts additions as well
 
 def windows_experiment(seeds: Sequence[int] = (0, 1, 2),           # of scenes, first weights and batches
                        arms: Sequence[str] = tuple(WINDOW_ARMS),   # names of WINDOW_ARMS
@@ -210,7 +199,7 @@ def windows_experiment(seeds: Sequence[int] = (0, 1, 2),           # of scenes, 
         scenes, pictures, labels = _data(seed, train, test, shape)
         for arm in arms:
             network = window_arm(arm, seed)
-            million = _million(network, pictures[:1])
+            million = total_multiplications(network, pictures.shape[1:]) / 1e6
             steps = max(round(work / million / 4), 2)
             train_labels(network, pictures[:train], labels[:train], steps, seed=seed)
             with torch.inference_mode(): found = network(pictures[train:]).argmax(1).numpy()

@@ -33,7 +33,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
-from .encoders import seeded
+from .tasks import seeded
 
 # %% ../nbs/09_training.ipynb #131d53d1
 def bce_dice(logits: torch.Tensor,  # (B, C, H, W), before the sigmoid

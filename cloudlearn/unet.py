@@ -9,7 +9,6 @@ __all__ = ['SKIP_ARMS', 'CellScene', 'cell_scene', 'DoubleConv', 'crop', 'Up', '
 
 # %% ../nbs/06_unet.ipynb #8cd716b8
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import count, pairwise
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ from torch import nn
 
 from .masks import dilate
 from .scores import dice
+from .tasks import seeded, train_steps
 
 # %% ../nbs/06_unet.ipynb #067f062c
 class CellScene(NamedTuple):
@@ -108,13 +108,6 @@ def start_weights(network: nn.Module,   # any network of convolutions and up-con
         else: continue
         nn.init.normal_(layer.weight, std=variance**0.5)
         if layer.bias is not None: nn.init.zeros_(layer.bias)
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    "Torch's random numbers from `seed` inside the block; the caller's own stream is left as it was."
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 # %% ../nbs/06_unet.ipynb #e0b1e41c
 def _fits(side: int, depth: int) -> bool:
@@ -287,21 +280,9 @@ def train_plain(network: nn.Module,        # pictures to logits of the targets' 
                 rate: float = 3e-3,        # highest learning rate of the one-cycle schedule
                 seed: int = 0,             # which pictures come in which batch
                 ) -> list[float]:          # the loss of every step
-    "Train a network with binary cross-entropy and AdamW: the plainest loop that works."
-    generator, losses = torch.Generator().manual_seed(seed), []
-    optimiser = torch.optim.AdamW(network.parameters(), rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
-    network.train().to(memory_format=torch.channels_last)   # the order in memory that convolutions like best
-    for _ in range(steps):
-        chosen = torch.randint(len(pictures), (batch,), generator=generator)
-        loss = F.binary_cross_entropy_with_logits(network(pictures[chosen]), targets[chosen])
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        losses.append(loss.item())
-    network.eval()
-    return losses
+    "Train a network with binary cross-entropy and AdamW."
+    def loss(chosen): return F.binary_cross_entropy_with_logits(network(pictures[chosen]), targets[chosen])
+    return train_steps(network, loss, len(pictures), steps, batch, rate, seed)
 
 def cell_batch(scenes: Sequence[CellScene],   # N scenes of one size
                ) -> tuple[torch.Tensor, torch.Tensor]:   # pictures (N, 1, H, W) from -1 to 1, targets (N, 1, H, W), 0 or 1
@@ -352,7 +333,7 @@ def skip_experiment(seeds: Sequence[int] = (0, 1, 2),          # of scenes, firs
         scenes = [cell_scene(1000 * seed + n) for n in (*range(train), *range(500, 500 + test))]
         pictures, targets = cell_batch(scenes)
         for arm in arms:
-            with _seeded(seed): network = UNet(1, 1, base, padded=True, norm=True, skips=SKIP_ARMS[arm])
+            with seeded(seed): network = UNet(1, 1, base, padded=True, norm=True, skips=SKIP_ARMS[arm])
             train_plain(network, pictures[:train], targets[:train], steps, seed=seed)
             with torch.inference_mode(): masks = (network(pictures[train:]) > 0)[:, 0].numpy()
             rows += [{"seed": seed, "arm": arm, "class": "cell", "picture": n, **_cell_scores(mask, scene)}

@@ -11,8 +11,9 @@ from cloudlearn.cars import segment
 from cloudlearn.cars.data import CLASSES, CarArrays
 from cloudlearn.cars.segment import (THRESHOLDS, UNKNOWN, baseline_experiment, car_scores, car_transform, cut, deeplab, empty_experiment, fit_thresholds,
                                      forget_empty, partial_bce_dice, partial_targets, picture_scores, regime_experiment, scene_sets, tolerant_dice, train_cars)
-from cloudlearn.encoders import build_unet, seeded
+from cloudlearn.encoders import build_unet
 from cloudlearn.scores import dice
+from cloudlearn.tasks import seeded
 from cloudlearn.training import bce_dice, predict
 
 MASKS = arrays_of.arrays(bool, st.tuples(st.just(2), st.integers(1, 9), st.integers(1, 9)))

@@ -19,13 +19,15 @@ from torchvision.models.segmentation.deeplabv3 import ASPP as LibraryASPP
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
 from cloudlearn.deeplab import (ASPP, FCN, TARGET_ARMS, TARGETS, Backbone, DeepLabV3, _channels, atrous, best_cuts, enlarge, fit_rates, from_torchvision,
-                                multiplications, paths, small_resnet, start_biases, target_batch, targets_experiment)
+                                paths, small_resnet, start_biases, target_batch, targets_experiment)
 from cloudlearn.scores import dice
-from cloudlearn.unet import _seeded, cell_scene, input_gradient, train_plain
+from cloudlearn.tasks import seeded
+from cloudlearn.tiles import total_multiplications
+from cloudlearn.unet import cell_scene, input_gradient, train_plain
 
 
 def make(seed, build, *args, **kwargs):
-    with _seeded(seed): return build(*args, **kwargs)
+    with seeded(seed): return build(*args, **kwargs)
 
 
 def narrow(replaced=(False, False, False), layers=(1, 2, 2, 1)):
@@ -56,8 +58,8 @@ def copied(ours, library, without=0):
 
 def same(ours, library, x, seed, key=lambda out: out):
     for mode in (True, False):
-        with _seeded(seed), torch.no_grad(): one = ours.train(mode)(x)
-        with _seeded(seed), torch.no_grad(): other = key(library.train(mode)(x))
+        with seeded(seed), torch.no_grad(): one = ours.train(mode)(x)
+        with seeded(seed), torch.no_grad(): other = key(library.train(mode)(x))
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
     for a, b in zip(ours.state_dict().values(), library.state_dict().values()): torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
@@ -351,9 +353,9 @@ def test_a_given_backbone_keeps_its_weights():
 # ---- work and experiment
 
 def test_multiplications():
-    for rate in (1, 2, 5): assert multiplications(nn.Conv2d(3, 5, 3, padding=rate, dilation=rate), (3, 10, 20)) == 9 * 3 * 5 * 200
+    for rate in (1, 2, 5): assert total_multiplications(nn.Conv2d(3, 5, 3, padding=rate, dilation=rate), (3, 10, 20)) == 9 * 3 * 5 * 200
     aspp = ASPP(6, (2, 3), 4)
-    assert multiplications(aspp, (6, 7, 9)) == 63 * (6 * 4 * (1 + 9 + 9) + 4 * 4 * 4) + 6 * 4
+    assert total_multiplications(aspp, (6, 7, 9)) == 63 * (6 * 4 * (1 + 9 + 9) + 4 * 4 * 4) + 6 * 4
     assert aspp.training and next(aspp.parameters()).device.type == "cpu"
 
 
@@ -366,7 +368,7 @@ def test_targets_experiment():
     assert table.groupby("arm").million.unique().map(list).to_dict() == {"FCN-8s": [21.3028], "DeepLabV3, stride 16": [45.7656]}
     assert list(table["class"].unique()) == list(TARGETS) and not table.duplicated(["seed", "arm", "class", "picture"]).any()
     x, y = target_batch([cell_scene(500 + n, side=48) for n in range(8)])          # seed 1 again, step by step
-    with _seeded(1):
+    with seeded(1):
         network = TARGET_ARMS["DeepLabV3, stride 16"]()
         start_biases(network, y[:4])
         train_plain(network, x[:4], y[:4], steps=2, rate=1e-2, seed=1)

@@ -15,7 +15,8 @@ from torch import nn
 from torchvision.transforms import v2
 
 from cloudlearn import encoders
-from cloudlearn.encoders import IMAGENET, LITE0, ZERO, Normalise, build_classifier, build_unet, build_zero, lite0_state, normalisation, seeded
+from cloudlearn.encoders import IMAGENET, LITE0, ZERO, Normalise, build_classifier, build_unet, build_zero, lite0_state, normalisation
+from cloudlearn.tasks import seeded
 
 
 @pytest.fixture(scope="module")

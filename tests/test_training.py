@@ -17,7 +17,8 @@ from torch import nn
 from torchvision import tv_tensors
 
 from cloudlearn import training
-from cloudlearn.encoders import Normalise, build_classifier, build_unet, seeded
+from cloudlearn.encoders import Normalise, build_classifier, build_unet
+from cloudlearn.tasks import seeded
 from cloudlearn.training import (PictureSet, bce_dice, epoch_batches, fit, load_network_state, make_optimiser, native_bf16, predict, predict_batches,
                                  save_network, train_transform)
 

@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cloudlearn.masks import dilate
 from cloudlearn.scores import dice
-from cloudlearn.unet import (SKIP_ARMS, UNet, Up, _cell_scores, _seeded, boundary_distance, cell_batch, cell_scene, check_side, crop, feature_maps,
+from cloudlearn.tasks import seeded
+from cloudlearn.unet import (SKIP_ARMS, UNet, Up, _cell_scores, boundary_distance, cell_batch, cell_scene, check_side, crop, feature_maps,
                              input_gradient, receptive_field, show_unet, skip_experiment, start_weights, train_plain, unet_plan)
 
 matplotlib.use("Agg")
@@ -20,7 +21,7 @@ PAPER = [570, 568, 284, 282, 280, 140, 138, 136, 68, 66, 64, 32, 30, 28, 56, 54,
 
 
 def make(seed, *args, **kwargs):
-    with _seeded(seed): return UNet(*args, **kwargs)
+    with seeded(seed): return UNet(*args, **kwargs)
 
 
 def test_paper():
@@ -159,9 +160,9 @@ def test_start_weights(seed):
         if isinstance(layer, nn.ConvTranspose2d): assert layer.weight.std().item() == pytest.approx(layer.in_channels**-0.5, rel=0.1)
         elif isinstance(layer, nn.Conv2d) and layer.weight.numel() > 1000: assert layer.weight.std().item() == pytest.approx((2 / (9 * layer.in_channels))**0.5, rel=0.1)
         if getattr(layer, "bias", None) is not None: assert not layer.bias.any()
-    with _seeded(seed): start_weights(network)
+    with seeded(seed): start_weights(network)
     again = network.scores.weight.clone()
-    with _seeded(seed): start_weights(network)
+    with seeded(seed): start_weights(network)
     assert torch.equal(again, network.scores.weight)
 
 
@@ -177,7 +178,7 @@ def test_crop_is_the_middle(height, width, data):
 
 @pytest.mark.parametrize("seed, size", [(0, (32, 48)), (1, (35, 57)), (2, (24, 41)), (3, (9, 8)), (4, (63, 17))])
 def test_equal_to_smp_decoder(seed, size):
-    with _seeded(seed):
+    with seeded(seed):
         library = UnetDecoder(encoder_channels=(3, 8, 12, 16), decoder_channels=(16, 12, 8), n_blocks=3)
         for p in library.parameters(): nn.init.normal_(p)
         ours = nn.ModuleList(Up(*channels, padded=True, norm=True, learned=False) for channels in ((16, 12, 16), (16, 8, 12), (12, 0, 8)))

@@ -23,9 +23,10 @@ from torch import nn
 
 from .data import CarArrays, pick
 from .segment import cut, deeplab, fit_thresholds, picture_scores, train_cars
-from ..encoders import build_classifier, seeded
+from ..encoders import build_classifier
 from ..masks import COLOURS
 from ..scenes_cars import car_scene
+from ..tasks import seeded
 from ..training import predict
 
 # %% ../../nbs/35_cars_clusters.ipynb #d185b31b

@@ -25,11 +25,12 @@ from .clusters import contact_sheet, label_crops, label_measures, plain_kmeans
 from .data import CLASSES, SPLITS, CarArrays, CarSample, coco_encode, leave_out_empty, load_cars, picture_shape, read_cars
 from .dilation import dilate_labels
 from .segment import UNKNOWN, car_scores, cut, deeplab, fit_thresholds, picture_scores, scene_sets, train_cars
-from ..encoders import DEFAULT_ENCODER, ZERO, build_zero, seeded
+from ..encoders import DEFAULT_ENCODER, ZERO, build_zero
 from ..losses import named_loss
 from ..masks import COLOURS, resize_mask
 from ..report import figure_png, show_decisions, show_log, timed, versions, write_report, write_text
 from ..scenes_cars import write_car_folder
+from ..tasks import seeded
 from ..training import predict
 
 # %% ../../nbs/36_cars_run.ipynb #ff16be6b

@@ -24,9 +24,10 @@ from torchvision.transforms import v2
 
 from .data import CLASSES, CarArrays, join, leave_out_empty, pick, scene_arrays
 from ..decisions import best_threshold_area, search_threshold_area
-from ..encoders import DEFAULT_ENCODER, LITE0, build_unet, seeded
+from ..encoders import DEFAULT_ENCODER, LITE0, build_unet
 from ..masks import dilate
 from ..scores import bootstrap_interval, dice, iou
+from ..tasks import seeded
 from ..training import PictureSet, fit, predict
 
 # %% ../../nbs/31_cars_baseline.ipynb #384f122d

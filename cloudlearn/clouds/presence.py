@@ -14,7 +14,8 @@ from torch import nn
 
 from .data import CLASSES, read_labels, write_submission
 from ..decisions import recall_threshold
-from ..encoders import build_classifier, seeded
+from ..encoders import build_classifier
+from ..tasks import seeded
 from ..training import PictureSet, fit, predict, train_transform
 
 # %% ../../nbs/22_clouds_final.ipynb #aebfae8c

@@ -19,7 +19,8 @@ from torch import nn
 
 from .data import CLASSES, SUBMISSION_SHAPE, encode_masks, load_pictures, write_submission
 from ..decisions import best_threshold_area, decide, threshold_area_dice
-from ..encoders import DEFAULT_ENCODER, build_unet, build_zero, seeded
+from ..encoders import DEFAULT_ENCODER, build_unet, build_zero
+from ..tasks import seeded
 from ..training import PictureSet, bce_dice, fit, predict, train_transform
 
 # %% ../../nbs/21_clouds_first.ipynb #3606e42d
