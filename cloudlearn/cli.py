@@ -106,7 +106,7 @@ def clouds(
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder with train.csv, train_images/ and test_images/, as the Kaggle competition has them. Without it: generated scenes.")] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for scores, submissions, weights and the report.")] = Path("runs/clouds"),
     size: Annotated[str | None, typer.Option(metavar="HxW", help="Picture size to train at; 96x144 for scenes and 160x240 for data if not given.")] = None,
-    epochs: Annotated[int | None, typer.Option(metavar="N", min=1, help="Epochs of the U-Net, half as many for the classifier; 8 for scenes and 14 for data if not given.")] = None,
+    epochs: Annotated[int | None, typer.Option(metavar="N", min=1, help="Epochs of the U-Net, half as many for the classifier; 5 for scenes and 14 for data if not given.")] = None,
     encoder: Encoder = "efficientnet-lite0",   # name of an encoder
     weights: Weights = "imagenet",   # imagenet, none or a file
     seed: Seed = 0,   # from 0

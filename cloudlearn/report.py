@@ -140,7 +140,7 @@ def show_decisions(picture: np.ndarray,            # (H, W, 3) uint8
     panels = [(title, picture)] + [(_present(label, masks, names), overlay(picture, masks, list(names))) for label, masks in rows.items()]
     for ax, (label, panel) in zip(axes, panels, strict=True):
         ax.imshow(panel)
-        ax.set_title(label, fontsize=9, parse_math=False)
+        ax.set_title(label, fontsize=9, parse_math=False, y=1.0)   # the usual height, given: half the drawing time went into finding it
         ax.axis("off")
     return axes
 

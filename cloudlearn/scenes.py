@@ -299,7 +299,7 @@ def _save(folder: Path, seeds: range, shape: tuple[int, int]) -> dict[str, str]:
         name, scene = f"{(seed + 1) * GOLDEN % 2**28:07x}.jpg", cloud_scene(seed, shape)   # an odd factor: no name comes twice
         data = cv2.imencode(".jpg", scene.picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
         (folder / name).write_bytes(data.tobytes())
-        texts = [rle_encode(resize_mask(mask, LABEL_SHAPE)) for mask in scene.masks]
+        texts = [rle_encode(resize_mask(mask, LABEL_SHAPE)) if mask.any() else "" for mask in scene.masks]
         return name, "".join(f"{name}_{cloud},{text}\n" for cloud, text in zip(CLOUDS, texts))
     folder.mkdir()
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool: return dict(sorted(pool.map(one, seeds)))

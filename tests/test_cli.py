@@ -157,7 +157,7 @@ def test_the_parameters_stand_in_the_order_of_the_pipeline():
     "`clouds` passes them by place, so a parameter that moves must be noticed; read from the source, without importing torch."
     tree = ast.parse(Path(cli.__file__).with_name("clouds").joinpath("run.py").read_text(encoding="utf-8"))
     function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "run_clouds")
-    assert [item.arg for item in function.args.args] == ["data", "out", "size", "epochs", "encoder", "weights", "seed", "resume", "flips", "recall", "scenes", "model", "loss", "progress"]
+    assert [item.arg for item in function.args.args] == ["data", "out", "size", "epochs", "encoder", "weights", "seed", "resume", "flips", "recall", "scenes", "model", "loss", "batch_size", "progress"]
 
 
 # ---------------------------------------------------------------------------------------------------------- options

@@ -101,7 +101,7 @@ def _truths(clouds: Clouds) -> Iterator[np.ndarray]:
 # %% ../../nbs/23_clouds_run.ipynb #092e3603
 def train_both(clouds: Clouds,              # from `read_clouds`
                networks: tuple[nn.Module, nn.Module],  # U-Net and presence classifier, trained in place
-               settings: dict,              # of the run: epochs, weights, model, loss, seed
+               settings: dict,              # of the run: epochs, batch_size, weights, model, loss, seed
                out: str | Path,             # folder for weights, logs and checkpoints
                seconds: dict[str, float],   # per stage, filled in here
                resume: bool = False,        # go on from the checkpoints in `out`
@@ -111,7 +111,7 @@ def train_both(clouds: Clouds,              # from `read_clouds`
     parts, present = (clouds.train, clouds.valid), (clouds.labels != "").to_numpy()
     segment, presence = ([(clouds.pictures[rows], target[rows]) for rows in parts] for target in (clouds.masks, present))
     shares = [1.0 if settings["weights"] == "none" or model in ZERO else 0.1 for model in (settings["model"], "classifier")]
-    shared = dict(out=out, seed=settings["seed"], resume=resume, progress=progress, settings={"run": settings})
+    shared = dict(out=out, seed=settings["seed"], batch_size=settings["batch_size"], resume=resume, progress=progress, settings={"run": settings})
     with timed(seconds, "training the U-Net"):
         log = train_segmenter(networks[0], *segment, epochs=settings["epochs"], encoder_share=shares[0], loss=named_loss(settings["loss"]), **shared)
     with timed(seconds, "training the classifier"):
@@ -262,7 +262,7 @@ def _clear(out: Path) -> None:
 def run_clouds(data: str | Path | None = None,   # folder in the competition's layout; None: generated scenes
                out: str | Path = "runs/clouds",  # folder for all results
                size: tuple[int, int] | None = None,  # (h, w) to train at; None: 96x144 for scenes, 160x240 for data
-               epochs: int | None = None,        # of the U-Net; None: 8 for scenes, 14 for data
+               epochs: int | None = None,        # of the U-Net; None: 5 for scenes, 14 for data
                encoder: str = "efficientnet-lite0",  # or an encoder of segmentation_models_pytorch
                weights: str | Path = "imagenet", # of the encoder: imagenet, none or a file
                seed: int = 0,                    # of split, networks, shuffling and scenes
@@ -272,12 +272,13 @@ def run_clouds(data: str | Path | None = None,   # folder in the competition's l
                scenes: int = 320,                # labelled pictures to generate where there is no data
                model: str = "unet",              # or a network of this course from zero: unet-zero, deeplabv3-zero
                loss: str | None = None,          # of the U-Net, one of `losses.LOSSES`; None: bce-dice for scenes, bce-picture-dice for data
+               batch_size: int | None = None,    # pictures a step; None: 8 for scenes, which have few steps, 16 for data
                progress: bool = True,            # a bar on stderr
                ) -> pd.DataFrame:                # the ladder: step, dice, low, high, dice_present, dice_empty
     "Run the cloud pipeline from pictures to the final submission and its report."
     out, seconds = Path(out), {}
-    settings = dict(data=str(data) if data else f"{scenes} generated scenes", size=list(size or ((160, 240) if data else (96, 144))), epochs=epochs or (14 if data else 8),
-                    encoder=encoder, weights=str(weights), seed=seed, flips=flips, recall=recall, model=model, loss=loss or ("bce-picture-dice" if data else "bce-dice"))
+    settings = dict(data=str(data) if data else f"{scenes} generated scenes", size=list(size or ((160, 240) if data else (96, 144))), epochs=epochs or (14 if data else 5),
+                    batch_size=batch_size or (16 if data else 8), encoder=encoder, weights=str(weights), seed=seed, flips=flips, recall=recall, model=model, loss=loss or ("bce-picture-dice" if data else "bce-dice"))
     named_loss(settings["loss"])   # a slip in its name shows before anything is read
     networks = segmenter(encoder, weights, seed, model), presence_classifier("none" if weights == "none" else "imagenet", seed)
     with timed(seconds, "reading"): clouds = read_clouds(data or _scene_folder(out, scenes, seed, resume), tuple(settings["size"]), 1 / 6 if data else 1 / 4, seed)
@@ -297,7 +298,7 @@ def collect_runs(folders: list[str | Path],  # of finished runs, each with a run
         path = Path(folder) / "run.json"
         if not path.is_file(): raise ValueError(f"{path}: there is no such file; give the folders of finished runs.")
         record = json.loads(path.read_text())
-        kept = {name: record["settings"][name] for name in ("data", "epochs", "model", "encoder", "loss", "seed", "flips", "recall")}
+        kept = {name: record["settings"][name] for name in ("data", "epochs", "batch_size", "model", "encoder", "loss", "seed", "flips", "recall")}
         kept["size"] = "x".join(map(str, record["settings"]["size"]))
         gains = {entry["step"]: {"gain": entry["gain"], "gain_low": entry["low"], "gain_high": entry["high"]} for entry in record["gains"]}
         rows += [kept | step | gains.get(step["step"], {}) | {"torch": record["versions"]["torch"]} for step in record["ladder"]]
