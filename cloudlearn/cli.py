@@ -97,7 +97,7 @@ Encoder = Annotated[str, typer.Option(metavar="NAME", help="efficientnet-lite0, 
 Weights = Annotated[str, typer.Option(metavar="imagenet|none|FILE", help="Where the encoder starts from.")]
 Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Of scenes, split, first weights and shuffling.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in the folder given with --out.")]
-Loss = Annotated[Literal["bce", "weighted-bce", "dice", "focal", "tversky", "focal-tversky", "lovasz", "bce-dice", "bce-picture-dice"], typer.Option(help="What the segmenting network is trained to make small. For clouds, if not given: bce-dice for scenes, bce-picture-dice for data.")]
+Loss = Annotated[Literal["bce", "weighted-bce", "dice", "focal", "tversky", "focal-tversky", "lovasz", "bce-dice", "bce-picture-dice"], typer.Option(help="What the segmenting network is trained to make small.")]
 CloudModel = Annotated[Literal["unet", "unet-zero", "deeplabv3-zero"], typer.Option(help="The segmenting network: of segmentation_models_pytorch, or of this course from zero.")]
 CarModel = Annotated[Literal["deeplabv3", "deeplabv3plus", "unet-zero", "deeplabv3-zero"], typer.Option(help="The network: of segmentation_models_pytorch, or of this course from zero.")]
 
@@ -113,9 +113,9 @@ def clouds(
     resume: Resume = False,   # go on in `out`
     flips: Annotated[bool, typer.Option("--flips", help="Average the probability maps over the four flips: slower, usually better.")] = False,
     recall: Annotated[float, typer.Option(metavar="R", help="Recall that the presence thresholds keep, above 0 and at most 1.")] = 0.94,
-    scenes: Annotated[int, typer.Option(metavar="N", min=40, help="How many scenes to generate where there is no --data.")] = 320,
+    scenes: Annotated[int, typer.Option(metavar="N", min=40, help="How many scenes to generate where there is no --data.")] = 288,
     model: CloudModel = "unet",   # the segmenting network
-    loss: Loss | None = None,   # a name of `losses.LOSSES`; None: bce-dice for scenes, bce-picture-dice for data
+    loss: Loss = "bce-picture-dice",   # a name of `losses.LOSSES`
 ) -> None:
     "Train U-Net and presence classifier; write both submissions, the ladder of scores and a report."
     with sentences():

@@ -147,9 +147,9 @@ def test_every_option_reaches_its_parameter(tmp_path):
         result = call("clouds", "--out", tmp_path / "o", "--size", "64x96", "--epochs", 3, "--encoder", "resnet34", "--weights", weights,
                       "--seed", 7, "--resume", "--recall", 0.9, "--scenes", 50, "--loss", "lovasz")
         assert call("clouds", "--flips", "--model", "unet-zero").exit_code == 0
-    assert seen == [(None, Path("runs/clouds"), None, None, "efficientnet-lite0", "imagenet", 0, False, False, 0.94, 320, ("model", "unet"), ("loss", None)),
+    assert seen == [(None, Path("runs/clouds"), None, None, "efficientnet-lite0", "imagenet", 0, False, False, 0.94, 288, ("model", "unet"), ("loss", "bce-picture-dice")),
                     (None, tmp_path / "o", (64, 96), 3, "resnet34", str(weights), 7, True, False, 0.9, 50, ("model", "unet"), ("loss", "lovasz")),
-                    (None, Path("runs/clouds"), None, None, "efficientnet-lite0", "imagenet", 0, False, True, 0.94, 320, ("model", "unet-zero"), ("loss", None))]
+                    (None, Path("runs/clouds"), None, None, "efficientnet-lite0", "imagenet", 0, False, True, 0.94, 288, ("model", "unet-zero"), ("loss", "bce-picture-dice"))]
     assert "raw 0.5312" in result.stdout and result.stdout.splitlines()[-1] == f"report: {tmp_path / 'o' / 'report.html'}"
 
 

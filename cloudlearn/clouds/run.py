@@ -269,17 +269,17 @@ def run_clouds(data: str | Path | None = None,   # folder in the competition's l
                resume: bool = False,             # go on with an interrupted run in `out`
                flips: bool = False,              # average the maps over the four flips
                recall: float = 0.94,             # that the presence thresholds keep, in (0, 1]
-               scenes: int = 320,                # labelled pictures to generate where there is no data
+               scenes: int = 288,                # labelled pictures to generate where there is no data
                model: str = "unet",              # or a network of this course from zero: unet-zero, deeplabv3-zero
-               loss: str | None = None,          # of the U-Net, one of `losses.LOSSES`; None: bce-dice for scenes, bce-picture-dice for data
+               loss: str = "bce-picture-dice",   # of the U-Net, one of `losses.LOSSES`
                batch_size: int | None = None,    # pictures a step; None: 8 for scenes, which have few steps, 16 for data
                progress: bool = True,            # a bar on stderr
                ) -> pd.DataFrame:                # the ladder: step, dice, low, high, dice_present, dice_empty
     "Run the cloud pipeline from pictures to the final submission and its report."
     out, seconds = Path(out), {}
     settings = dict(data=str(data) if data else f"{scenes} generated scenes", size=list(size or ((160, 240) if data else (96, 144))), epochs=epochs or (14 if data else 5),
-                    batch_size=batch_size or (16 if data else 8), encoder=encoder, weights=str(weights), seed=seed, flips=flips, recall=recall, model=model, loss=loss or ("bce-picture-dice" if data else "bce-dice"))
-    named_loss(settings["loss"])   # a slip in its name shows before anything is read
+                    batch_size=batch_size or (16 if data else 8), encoder=encoder, weights=str(weights), seed=seed, flips=flips, recall=recall, model=model, loss=loss)
+    named_loss(loss)   # a slip in its name shows before anything is read
     networks = segmenter(encoder, weights, seed, model), presence_classifier("none" if weights == "none" else "imagenet", seed)
     with timed(seconds, "reading"): clouds = read_clouds(data or _scene_folder(out, scenes, seed, resume), tuple(settings["size"]), 1 / 6 if data else 1 / 4, seed)
     if not resume: _clear(out)
