@@ -383,7 +383,7 @@ def test_the_ladder_has_its_columns_and_is_a_ladder(finished):
 def test_the_record_of_the_run(finished):
     record = json.loads((finished[0] / "run.json").read_text())
     assert {"settings", "versions", "seed", "data", "seconds"} <= set(record)
-    assert record["settings"]["size"] == [32, 48] and record["settings"]["epochs"] == 1 and record["seed"] == record["settings"]["seed"] == 0
+    assert record["settings"]["size"] == [32, 48] and record["settings"]["epochs"] == 1 and record["settings"]["batch_size"] == 8 and record["seed"] == record["settings"]["seed"] == 0
     assert "40 generated scenes" in str(record["data"]) and record["versions"]["torch"] and all(value >= 0 for value in record["seconds"].values()) and len(record["seconds"]) >= 4
 
 

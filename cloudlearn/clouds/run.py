@@ -298,7 +298,7 @@ def collect_runs(folders: list[str | Path],  # of finished runs, each with a run
         path = Path(folder) / "run.json"
         if not path.is_file(): raise ValueError(f"{path}: there is no such file; give the folders of finished runs.")
         record = json.loads(path.read_text())
-        kept = {name: record["settings"][name] for name in ("data", "epochs", "batch_size", "model", "encoder", "loss", "seed", "flips", "recall")}
+        kept = {name: record["settings"].get(name) for name in ("data", "epochs", "batch_size", "model", "encoder", "loss", "seed", "flips", "recall")}
         kept["size"] = "x".join(map(str, record["settings"]["size"]))
         gains = {entry["step"]: {"gain": entry["gain"], "gain_low": entry["low"], "gain_high": entry["high"]} for entry in record["gains"]}
         rows += [kept | step | gains.get(step["step"], {}) | {"torch": record["versions"]["torch"]} for step in record["ladder"]]
