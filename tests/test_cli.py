@@ -387,6 +387,16 @@ def test_the_record_of_the_run(finished):
     assert "40 generated scenes" in str(record["data"]) and record["versions"]["torch"] and all(value >= 0 for value in record["seconds"].values()) and len(record["seconds"]) >= 4
 
 
+def test_runs_are_collected_and_a_setting_that_an_earlier_version_did_not_record_stays_open(finished, tmp_path):
+    from cloudlearn.clouds.run import collect_runs
+    record = json.loads((finished[0] / "run.json").read_text())
+    del record["settings"]["batch_size"]
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    table = collect_runs([finished[0], tmp_path])
+    assert table["batch_size"].dropna().tolist() == [8] * 4 and table["batch_size"].isna().tolist() == [False] * 4 + [True] * 4
+    assert table["step"].tolist() == ["blank", "raw", "area", "recall"] * 2 and table["dice"][:4].tolist() == table["dice"][4:].tolist()
+
+
 def test_the_report_and_the_weights_are_there(finished):
     out, _ = finished
     page = (out / "report.html").read_text(encoding="utf-8")
