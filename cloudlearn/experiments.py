@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .report import versions, write_text
+from .report import versions
+from .files import write_file
 
 # %% ../nbs/14_experiments.ipynb #d055a618
 def _blocks(frame: pd.DataFrame, value: str) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -115,6 +116,16 @@ def _plain_settings(function: Callable) -> dict:
     "The defaults that an experiment runs with, as they are written in its head."
     return {name: repr(value.default) for name, value in inspect.signature(function).parameters.items() if name != "seeds"}
 
+def _refuse_foreign(out: Path, name: str) -> None:
+    "Refuse to overwrite a NAME.csv or NAME.json that is no record of this experiment."
+    table, told = out / f"{name}.csv", out / f"{name}.json"
+    if not (table.exists() or told.exists()): return
+    try: ours = json.loads(told.read_text(encoding="utf-8")).get("experiment") == name
+    except (OSError, ValueError, AttributeError): ours = False
+    if not ours:
+        raise ValueError(f"{table}: this file, or the .json beside it, is no record of the experiment {name}; "
+                         "move it away or choose another folder with --out.")
+
 def run_experiment(name: str,              # one of `EXPERIMENTS`
                    seeds: int,             # how many, from seed 0
                    out: str | Path,        # folder for NAME.csv and NAME.json
@@ -122,14 +133,15 @@ def run_experiment(name: str,              # one of `EXPERIMENTS`
     "Run an experiment in its full setting and write its table, settings, versions and seconds."
     if seeds < 1: raise ValueError(f"an experiment needs at least one seed, got {seeds}")
     function, tables, start = find_experiment(name), [], time.perf_counter()
+    _refuse_foreign(Path(out), name)
     for seed in range(seeds):
         print(f"cloudlearn: {name}, seed {seed} ({seed + 1} of {seeds}) ...", file=sys.stderr, flush=True)
         tables.append(function(seeds=(seed,)))
     table = pd.concat(tables, ignore_index=True)
     record = dict(experiment=name, function=EXPERIMENTS[name], seeds=list(range(seeds)), settings=_plain_settings(function),
                   rows=len(table), seconds=round(time.perf_counter() - start), versions=versions())
-    write_text(Path(out) / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
-    write_text(Path(out) / f"{name}.json", json.dumps(record, indent=1))
+    write_file(Path(out) / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
+    write_file(Path(out) / f"{name}.json", json.dumps(record, indent=1))
     return table
 
 def read_result(path: str | Path,      # NAME.csv of `run_experiment`

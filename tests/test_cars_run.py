@@ -235,9 +235,9 @@ def test_check_lists_all_faults_at_once(tmp_path):
 
 def test_check_takes_a_clouds_folder(tmp_path):
     from cloudlearn.scenes import write_cloud_folder
-    folder = write_cloud_folder(tmp_path / "clouds", 3, 1, shape=(35, 52))
+    folder = write_cloud_folder(tmp_path / "clouds", 60, 1, shape=(35, 52))
     result = call("check", folder)
-    assert result.exit_code == 0 and "3 labelled pictures, 1 to submit" in result.stdout
+    assert result.exit_code == 0 and "60 labelled pictures, 1 to submit" in result.stdout
     next((folder / "train_images").iterdir()).unlink()
     assert call("check", folder).exit_code == 2
 

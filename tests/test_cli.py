@@ -179,7 +179,7 @@ def test_a_wrong_recall_is_refused(value, tmp_path):
 
 @pytest.mark.parametrize("value", ["1e-6", "0.94", "1"])
 def test_a_possible_recall_is_taken(value):
-    cli.check_options(None, Path("."), "none", float(value))
+    cli.check_options(Path("."), "none", float(value))
 
 
 def test_missing_weights_are_refused_at_once(tmp_path):
@@ -228,12 +228,12 @@ def test_a_file_that_holds_no_weights_is_refused(tmp_path):
 
 @pytest.fixture
 def kaggle(tmp_path):
-    "A folder in the competition's layout with twelve small pictures and two to be submitted."
+    "A folder in the competition's layout with thirty small pictures and two to be submitted."
     folder, rng = tmp_path / "kaggle", np.random.default_rng(0)
-    for place, count in (("train_images", 12), ("test_images", 2)):
+    for place, count in (("train_images", 30), ("test_images", 2)):
         (folder / place).mkdir(parents=True)
         for i in range(count): Image.fromarray(rng.integers(0, 256, (64, 96, 3), np.uint8)).save(folder / place / f"{place[:2]}{i:02d}.jpg")
-    rows = [f"tr{i:02d}.jpg_{name},{'1 900' if (i + k) % 2 else ''}\n" for i in range(12) for k, name in enumerate(CLASSES)]
+    rows = [f"tr{i:02d}.jpg_{name},{'1 9000' if (i + k) % 5 else ''}\n" for i in range(30) for k, name in enumerate(CLASSES)]
     (folder / "train.csv").write_text(HEADER + "".join(rows))
     return folder
 
@@ -245,7 +245,8 @@ def spoil(folder, old, new, name="train.csv"):
 
 
 def test_a_good_folder_passes_the_check(kaggle, tmp_path):
-    cli.check_options(kaggle, tmp_path / "out", "imagenet", 0.94)
+    result = call("check", kaggle)
+    assert result.exit_code == 0 and "30 labelled pictures, 2 to submit, no faults" in result.stdout
 
 
 @pytest.mark.parametrize("data, words", [("none", "there is no such folder"), ("kaggle/train.csv", "there is no such folder"), ("kaggle/test_images", "train.csv: there is no such file")])

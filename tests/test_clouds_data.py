@@ -1,7 +1,11 @@
 """The competition's files: labels, pictures, the split, submissions and their score, with bad input of every kind."""
 import inspect
+import io
 import itertools
 import os
+import re
+import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,9 +16,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cloudlearn.clouds import data
-from cloudlearn.clouds.data import (CLASSES, HEADER, PICTURE_PIXELS, RLE_SHAPE, SUBMISSION_SHAPE, check_folder, check_submission,
-                                    encode_masks, label_masks, label_size, list_pictures, load_pictures, read_labels,
-                                    read_picture, read_rows, score_submission, split_pictures, write_labels, write_submission)
+from cloudlearn.clouds.data import (CLASSES, HEADER, RLE_SHAPE, SUBMISSION_SHAPE, check_clouds, check_folder, check_submission,
+                                    encode_masks, judging_faults, label_masks, label_size, read_labels,
+                                    read_rows, score_submission, split_pictures, write_labels, write_submission)
+from cloudlearn.clouds.run import cross_fit, read_clouds
+from cloudlearn.files import load_pictures
 from cloudlearn.masks import resize_mask, rle_decode, rle_encode
 from cloudlearn.scenes import write_cloud_folder
 
@@ -49,18 +55,6 @@ def csv(tmp_path):
 def scenes(tmp_path_factory):
     "A small folder in the competition's layout; read only."
     return write_cloud_folder(tmp_path_factory.mktemp("clouds") / "folder", train=12, test=5, shape=(70, 105))
-
-
-@pytest.fixture
-def smooth():
-    "A picture with soft structure, (420, 630, 3) uint8."
-    noise = np.random.default_rng(0).integers(0, 256, (420, 630, 3), dtype=np.uint8)
-    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 6), None, 0, 255, cv2.NORM_MINMAX)
-
-
-def jpeg(picture, path, quality=95):
-    path.write_bytes(cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes())
-    return path
 
 
 # ------------------------------------------------------------------------------------------------------ rows and labels
@@ -177,96 +171,6 @@ def test_label_masks_name_picture_class_and_run():
         label_masks(frame(BLANK, ["", "", "1 1 2940000 2", ""]), (10, 15), source="train.csv")
 
 
-# ------------------------------------------------------------------------------------------------------ pictures
-
-def ordinary(path, shape):
-    "Decode everything, then average down."
-    return cv2.resize(np.asarray(Image.open(path).convert("RGB")), shape[::-1], interpolation=cv2.INTER_AREA)
-
-
-@pytest.mark.parametrize("shape, limit", [((420, 630), 0), ((300, 450), 0), ((211, 316), 0), ((210, 315), 0.7), ((105, 158), 0), ((48, 72), 2), ((52, 78), 2), ((7, 9), 1)])
-def test_reduced_decoding_stays_close_to_full_decoding(tmp_path, smooth, shape, limit):
-    path = jpeg(smooth, tmp_path / "a.jpg")
-    picture = read_picture(path, shape)
-    assert picture.shape == (*shape, 3) and picture.dtype == np.uint8
-    assert np.abs(picture.astype(int) - ordinary(path, shape)).mean() <= limit
-
-
-def test_reduced_decoding_is_used_and_no_smaller_than_exact_or_twice(tmp_path, smooth, monkeypatch):
-    path, decoded = jpeg(smooth[:400, :600], tmp_path / "a.jpg"), []
-    monkeypatch.setattr(data.cv2, "resize", lambda pixels, size, interpolation: decoded.append(pixels.shape[:2]) or np.zeros((*size[::-1], 3), np.uint8))
-    for shape in [(50, 75), (51, 76), (100, 150), (99, 149), (200, 300), (201, 300), (400, 600), (800, 1200)]: read_picture(path, shape)
-    assert decoded == [(50, 75), (200, 300), (100, 150), (200, 300), (200, 300), (400, 600), (400, 600), (400, 600)]
-
-
-def test_colours_and_modes(tmp_path):
-    colour = np.full((16, 24, 3), (200, 60, 20), np.uint8)
-    picture = Image.fromarray(colour)
-    for name, mode in [("rgb.jpg", "RGB"), ("rgb.png", "RGB"), ("alpha.png", "RGBA"), ("grey.png", "L"), ("palette.png", "P"), ("print.jpg", "CMYK")]:
-        picture.convert(mode).save(tmp_path / name)
-        got = read_picture(tmp_path / name, (8, 12))
-        assert got.shape == (8, 12, 3)
-        if mode != "L": assert np.abs(got.astype(int) - colour[:8, :12]).max() <= 30, name      # red stays red
-    (tmp_path / "rgb.png").rename(tmp_path / "wrong.jpg")
-    assert read_picture(tmp_path / "wrong.jpg", (8, 12))[0, 0].tolist() == [200, 60, 20]         # the content counts, not the name
-
-
-@pytest.mark.parametrize("suffix, keep", [(suffix, keep) for suffix in (".jpg", ".png") for keep in (0, 1, 20, 200, 0.5, 0.9, -40)] + [(".jpg", -1), (".jpg", -2)])
-def test_truncated_pictures_are_refused(tmp_path, smooth, suffix, keep):
-    whole = cv2.imencode(suffix, smooth)[1].tobytes()
-    path = tmp_path / f"cut{suffix}"
-    path.write_bytes(whole[:int(keep * len(whole)) if isinstance(keep, float) else keep])
-    with pytest.raises(ValueError) as caught: read_picture(path, (35, 52))
-    assert str(caught.value).startswith(f"{path}: cannot be read as a picture") and str(caught.value).endswith("fetch the file again.")
-
-
-def test_unsuitable_pictures_are_refused(tmp_path, smooth, monkeypatch):
-    Image.fromarray(smooth).save(tmp_path / "gif.png", format="GIF")
-    cv2.imwrite(str(tmp_path / "deep.png"), np.zeros((8, 12), np.uint16))
-    Image.fromarray(smooth[..., 0]).convert("1").save(tmp_path / "bits.png")
-    (tmp_path / "page.jpg").write_text("<html>")
-    (tmp_path / "folder.jpg").mkdir()
-    for orientation in range(1, 9):
-        exif = Image.Exif()
-        exif[0x0112] = orientation
-        Image.fromarray(smooth).save(tmp_path / f"turn{orientation}.jpg", exif=exif)
-    cases = {"none.jpg": "no such picture", "gif.png": "cannot be read", "deep.png": "mode I;16", "bits.png": "mode 1", "page.jpg": "cannot be read", "folder.jpg": "cannot be read"}
-    for name, words in (cases | {f"turn{k}.jpg": f"EXIF orientation {k}" for k in range(2, 9)}).items():
-        with pytest.raises(ValueError, match=words) as caught: read_picture(tmp_path / name, (8, 12))
-        assert str(caught.value).startswith(str(tmp_path / name)) and str(caught.value).endswith(".")
-    assert read_picture(tmp_path / "turn1.jpg", (42, 63)).shape == (42, 63, 3)
-    assert PICTURE_PIXELS >= 1400 * 2100
-    monkeypatch.setattr(data, "PICTURE_PIXELS", smooth.shape[0] * smooth.shape[1] - 1)
-    with pytest.raises(ValueError, match="630 x 420 pixels, above the limit"): read_picture(tmp_path / "turn1.jpg", (42, 63))
-
-
-@settings(max_examples=40)
-@given(seed=st.integers(0, 2**32 - 1), suffix=st.sampled_from([".jpg", ".png"]), early=st.booleans())
-def test_damaged_pictures_read_or_raise_value_error(tmp_path_factory, seed, suffix, early):
-    rng, path = np.random.default_rng(seed), tmp_path_factory.getbasetemp() / "damaged"
-    base = cv2.GaussianBlur(np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8), (0, 0), 2)
-    damaged = bytearray(cv2.imencode(suffix, base)[1].tobytes())
-    for _ in range(rng.integers(1, 6)): damaged[rng.integers(min(len(damaged), 200) if early else len(damaged))] = rng.integers(256)
-    path.write_bytes(damaged)
-    try: assert read_picture(path, (20, 30)).shape == (20, 30, 3)
-    except ValueError as error: assert str(error).startswith(str(path))
-
-
-def test_load_pictures_keeps_the_order_with_any_number_of_threads(scenes):
-    names = list_pictures(scenes / "train_images")[::-1]
-    want = np.stack([read_picture(scenes / "train_images" / name, (20, 30)) for name in names])
-    for workers in (None, 1, 5): assert (load_pictures(scenes / "train_images", iter(names), (20, 30), workers) == want).all()
-    assert load_pictures(scenes, [], (20, 30)).shape == (0, 20, 30, 3)
-    with pytest.raises(ValueError, match=r"gone\.jpg: there is no such picture"): load_pictures(scenes / "train_images", [*names, "gone.jpg"], (20, 30))
-
-
-def test_list_pictures(tmp_path):
-    for name in ["b.jpg", "a.JPEG", "c.png", "._b.jpg", ".hidden.png", "notes.txt", "jpg"]: (tmp_path / name).touch()
-    assert list_pictures(tmp_path) == ["a.JPEG", "b.jpg", "c.png"]
-    for path in (tmp_path / "none", tmp_path / "b.jpg"):
-        with pytest.raises(ValueError, match="there is no such folder"): list_pictures(path)
-
-
 # ------------------------------------------------------------------------------------------------------ the folder
 
 @pytest.fixture
@@ -294,7 +198,7 @@ def test_check_folder_gives_labels_and_the_order_of_the_sample(folder, scenes):
 
 @pytest.mark.parametrize("harm, words", [
     (lambda folder: (folder / "train.csv").unlink(), ["train.csv", "no such file"]),
-    (lambda folder: (folder / "train_images" / "a.jpg").unlink(), ["train.csv", "not in train_images: 1, first a.jpg"]),
+    (lambda folder: (folder / "train_images" / "a.jpg").unlink(), ["train.csv", "a.jpg is not in train_images"]),
     (lambda folder: (folder / "train_images").rename(folder / "images"), ["train_images", "no such folder"]),
     (lambda folder: (folder / "test_images" / "c.jpg").unlink(), ["sample_submission.csv", "first c.jpg"]),
     (lambda folder: (folder / "test_images" / "e.jpg").touch(), ["sample_submission.csv", "first e.jpg"]),
@@ -307,6 +211,128 @@ def test_check_folder_names_what_is_wrong(folder, harm, words):
 
 def test_a_missing_folder(tmp_path):
     with pytest.raises(ValueError, match="none: there is no such folder; give the one that holds train.csv"): check_folder(tmp_path / "none")
+
+
+@pytest.fixture(scope="module")
+def readable(tmp_path_factory):
+    "A folder that a run reads: 60 labelled pictures, six to submit."
+    return write_cloud_folder(tmp_path_factory.mktemp("readable") / "clouds", 60, 6, shape=(70, 105))
+
+
+@pytest.fixture
+def copied(readable, tmp_path):
+    return Path(shutil.copytree(readable, tmp_path / "clouds"))
+
+
+def spoil(folder, content, place="train_images", which=0):
+    "Write something else into a picture; returns it."
+    path = sorted((folder / place).iterdir())[which]
+    path.write_bytes(content)
+    return path
+
+
+def encoded(form, **more):
+    "A small picture in another form."
+    file = io.BytesIO()
+    mode = more.pop("mode", "RGB")
+    Image.fromarray(np.zeros((70, 105), np.uint16)).save(file, form) if mode == "I;16" else Image.new(mode, (105, 70)).save(file, form, **more)
+    return file.getvalue()
+
+
+def turned(way):
+    exif = Image.Exif()
+    exif[0x0112] = way
+    return encoded("JPEG", exif=exif)
+
+
+def relabel(folder, old, new):
+    "Change the first place in train.csv where a pattern is found."
+    text = (folder / "train.csv").read_text()
+    assert re.search(old, text)
+    (folder / "train.csv").write_text(re.sub(old, new, text, count=1))
+    return folder / "train.csv"
+
+
+PICTURES = {"empty": b"", "text": b"<html>404</html>", "truncated": encoded("JPEG")[:400], "GIF": encoded("GIF"), "TIFF": encoded("TIFF"), "BMP": encoded("BMP"),
+            "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "16 bits": encoded("PNG", mode="I;16"), "one bit": encoded("PNG", mode="1"),
+            "turned": turned(6), "mirrored": turned(2), "cut PNG": encoded("PNG")[:60]}
+LABELS = {"a run past the end": (r"(_Fish),.*", r"\1,2940000 2"), "an odd number": (r"(_Fish),.*", r"\1,1 2 3"), "runs that overlap": (r"(_Gravel),.*", r"\1,5 9 6 1"),
+          "from nought": (r"(_Sugar),.*", r"\1,0 5"), "no number": (r"(_Fish),.*", r"\1,1 x"), "negative": (r"(_Fish),.*", r"\1,-3 5"), "a length of nought": (r"(_Fish),.*", r"\1,3 0"),
+          "an unknown class": ("_Sugar", "_Suger"), "three cells": (r"(_Fish),.*", r"\1,1 2,3"), "a row too few": (r"\n\S+_Fish,.*", ""), "another picture": (r"\n\w+\.jpg_Fish", r"\nnone.jpg_Fish")}
+
+
+@pytest.mark.parametrize("place", ["train_images", "test_images"])
+@pytest.mark.parametrize("content", PICTURES.values(), ids=PICTURES)
+def test_check_opens_every_picture_and_the_run_refuses_what_it_names(copied, place, content):
+    path = spoil(copied, content, place, -1)
+    assert [fault.split(": ")[0] for fault in check_clouds(copied)] == [str(path)]
+    with pytest.raises(ValueError) as caught: read_clouds(copied, (35, 52), 1 / 6)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("old, new", LABELS.values(), ids=LABELS)
+def test_check_reads_every_row_and_the_run_refuses_what_it_names(copied, old, new):
+    path = relabel(copied, old, new)
+    faults = check_clouds(copied)
+    assert faults and all(fault.startswith(str(path)) and ("; " in fault) and fault.endswith(".") for fault in faults), faults
+    with pytest.raises(ValueError) as caught: read_clouds(copied, (35, 52), 1 / 6)
+    assert str(caught.value).startswith(faults[0])
+
+
+def test_check_lists_all_faults_at_once(copied):
+    wrong = [spoil(copied, content, place, which) for which, content in enumerate(list(PICTURES.values())[:5]) for place in ("train_images", "test_images")]
+    first = (copied / "train.csv").read_text().splitlines()
+    for number, text in ((2, ",0 5"), (30, ",1 2 3"), (61, ",x")): first[number - 1] = first[number - 1].split(",")[0] + text
+    (copied / "train.csv").write_text("\n".join([*first, "gone.jpg_Fish,", "gone.jpg_Sugar,"]))
+    (copied / "test_images" / "new.jpg").write_bytes(encoded("JPEG"))
+    faults = "\n".join(check_clouds(copied))
+    for word in ("line 2:", "line 30:", "line 61:", "gone.jpg has no row for Flower, Gravel", "gone.jpg is not in train_images", "first new.jpg"): assert word in faults, word
+    assert all(str(path) in faults for path in wrong) and faults.count("\n") == len(wrong) + 5
+    with pytest.raises(ValueError, match=r"5 more: `cloudlearn check .*` lists them all"): check_folder(copied)
+
+
+@pytest.mark.parametrize("name", ["a,b.jpg", "a\nb.jpg", " lead.jpg", "\"quoted\".jpg", "esc\x1b.jpg"])
+def test_test_pictures_whose_names_cannot_stand_in_a_csv(copied, name):
+    (copied / "sample_submission.csv").unlink()
+    (copied / "test_images" / name).write_bytes(encoded("JPEG"))
+    (fault,) = check_clouds(copied)
+    assert "cannot stand in a submission; rename the picture" in fault and "\n" not in fault and "\x1b" not in fault
+    with pytest.raises(ValueError, match="rename the picture"): read_clouds(copied, (35, 52), 1 / 6)
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+def test_a_class_in_no_or_one_picture_is_refused_while_reading(copied, keep):
+    labels, seen = [], 0
+    for line in (copied / "train.csv").read_text().splitlines():
+        if "_Gravel," in line and not line.endswith(","):
+            seen += 1
+            if seen > keep: line = line.split(",")[0] + ","
+        labels.append(line)
+    (copied / "train.csv").write_text("\n".join(labels))
+    faults = check_clouds(copied)
+    assert faults and all(f"train.csv: Gravel is in {keep} of 60 pictures and in none of the" in fault and "add pictures" in fault for fault in faults)
+    with pytest.raises(ValueError, match="Gravel is in"): read_clouds(copied, (35, 52), 1 / 6)
+
+
+@pytest.mark.parametrize("count", [1, 4, 8])
+def test_too_few_pictures_to_judge_are_refused_while_reading(tmp_path, count):
+    folder = write_cloud_folder(tmp_path / "clouds", count, 1, shape=(70, 105))
+    assert check_clouds(folder) and all(fault.startswith(f"{folder / 'train.csv'}: ") for fault in check_clouds(folder))
+    with pytest.raises(ValueError, match="train.csv: "): read_clouds(folder, (35, 52), 1 / 6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_passes_can_be_judged_on_either_half(seed):
+    "Either a sentence, or every class in training and in both halves that the ladder is scored on."
+    rng = np.random.default_rng(seed)
+    for count in (12, 24, 40, 90):
+        labels = frame(*[["1 2940000" if there else "" for there in rng.random(4) < rng.uniform(0.05, 0.6)] for _ in range(count)])
+        faults = judging_faults(labels, "train.csv", 1 / 4, seed)
+        present = (labels != "").to_numpy()
+        if faults: continue
+        train, valid = split_pictures(present, 1 / 4, seed)
+        halves = cross_fit(present[valid], seed)
+        assert present[train].any(axis=0).all() and all(present[valid][fit].any(axis=0).all() for fit, _ in halves)
 
 
 # ------------------------------------------------------------------------------------------------------ the split
@@ -546,9 +572,5 @@ def test_real_split(real_labels):
 
 
 @pytest.mark.real
-def test_real_pictures(real_data, real_labels):
-    names = list(real_labels[0].index[::100])
-    folder = real_data / "clouds" / "train_images"
-    pictures = load_pictures(folder, names, (160, 240))
-    assert pictures.shape == (12, 160, 240, 3) and 40 < pictures.mean() < 160
-    for name, picture in zip(names, pictures): assert np.abs(picture.astype(int) - ordinary(folder / name, (160, 240))).mean() < 1.5
+def test_real_folders_have_no_faults(real_data):
+    assert check_clouds(real_data / "clouds") == [] and check_clouds(real_data / "clouds_more") == []

@@ -255,7 +255,7 @@ CUTS = Cuts((0.5, 0.6, 0.4, 0.5), (0, 5_000, 0, 20_000))
 
 
 def test_the_file_holds_the_masks_in_the_order_asked_for(folder):
-    from cloudlearn.clouds.data import load_pictures
+    from cloudlearn.files import load_pictures
     path = write_first(folder / "first.csv", Colours(), folder, NAMES, (12, 18), CUTS)
     table = read_labels(path)
     assert list(table.index) == NAMES

@@ -26,6 +26,12 @@ def test_lesson(lesson, gate):
     insist(gate(lesson, COURSE))
 
 
+@pytest.mark.parametrize("gate", gates.WORKSHOP_GATES, ids=lambda gate: gate.__name__)
+@pytest.mark.parametrize("notebook", COURSE.workshop, ids=lambda notebook: notebook.name)
+def test_workshop(notebook, gate):
+    insist(gate(notebook, COURSE))
+
+
 @pytest.mark.parametrize("gate", gates.EVERY_GATE, ids=lambda gate: gate.__name__)
 @pytest.mark.parametrize("notebook", COURSE.notebooks, ids=lambda notebook: notebook.label)
 def test_notebook(notebook, gate):
@@ -36,6 +42,10 @@ def test_notebook(notebook, gate):
 
 def test_course_map():
     insist(gates.course_map(COURSE))
+
+
+def test_no_circle():
+    insist(gates.no_circle(COURSE))
 
 
 def test_modules_once():
@@ -51,17 +61,6 @@ def test_readme_in_step():
     insist([run.stdout + run.stderr] if run.returncode else [])
 
 
-def test_requirements():
-    insist(gates.requirements(ROOT / "settings.ini"))
-
-
-def test_top_level():
-    run = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
-    if run.returncode:
-        pytest.skip("not a git checkout")
-    insist(gates.top_level(line.split("/")[0] for line in run.stdout.splitlines() if (ROOT / line).exists()))
-
-
-@pytest.mark.parametrize("module", ["masks", "scenes", "scores", "decisions"])
+@pytest.mark.parametrize("module", ["masks", "files", "runs", "scenes", "scores", "decisions"])
 def test_light_imports(module):
     insist(gates.heavy_imports(f"cloudlearn.{module}"))

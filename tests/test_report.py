@@ -188,25 +188,6 @@ def test_class_colours_stay_apart_without_green_receptors():
 
 # ------------------------------------------------------------------------------------------------------------ files
 
-@pytest.mark.parametrize("content", ["step,dice\nÅ 구름,0.5\n", b"\x89PNG\r\n\x00", ""])
-def test_write_text_writes_exactly_and_makes_folders(tmp_path, content):
-    path = report.write_text(tmp_path / "a" / "b" / "file", content)
-    assert path.read_bytes() == (content if isinstance(content, bytes) else content.encode("utf-8"))
-    assert [other.name for other in path.parent.iterdir()] == ["file"]
-
-
-@pytest.mark.parametrize("where", ["write_bytes", "replace"])
-@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt, MemoryError])
-def test_a_fault_in_the_middle_leaves_the_old_file(tmp_path, where, error):
-    path = report.write_text(tmp_path / "ladder.csv", "old")
-    def half(self, content):
-        with open(self, "wb") as file: file.write(content[:2])
-        raise error("stopped")
-    target = patch.object(Path, "write_bytes", half) if where == "write_bytes" else patch("os.replace", side_effect=error("stopped"))
-    with target, pytest.raises(error): report.write_text(path, "new and longer")
-    assert path.read_text() == "old" and os.listdir(tmp_path) == ["ladder.csv"]
-
-
 def test_a_report_that_cannot_be_made_leaves_the_old_one(tmp_path):
     path = report.write_report(tmp_path / "report.html", "first", [("One", "text", [])])
     old = path.read_bytes()

@@ -2,7 +2,10 @@
 import inspect
 import json
 import os
+import struct
 import sys
+import tracemalloc
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -16,7 +19,7 @@ from typer.testing import CliRunner
 from cloudlearn import cli
 from cloudlearn.imbalance import judge, reweigh
 from cloudlearn.scenes_chest import write_chest_folder
-from cloudlearn.xray import (NOTICE, XrayFile, judge_arms, keep_share, load_chest, person_of, read_chest, read_sets, real_imbalance, run_xray, show_examples, split_off)
+from cloudlearn.xray import (NOTICE, XrayFile, check_chest, judge_arms, keep_share, load_chest, person_of, read_chest, read_sets, real_imbalance, run_xray, show_examples, split_off)
 
 
 @pytest.fixture
@@ -69,12 +72,12 @@ def test_nobody_is_on_both_sides(folder):
     person = tested.name.split("_")[0]
     copy = folder / "train" / "PNEUMONIA" / f"{person}_virus_99.jpg"
     copy.write_bytes(tested.read_bytes())
-    with pytest.raises(ValueError, match=f"{copy.name}: {person} is also in test .{tested.name}.; .*drop_shared"): read_chest(folder)
+    with pytest.raises(ValueError, match=f"{copy.name}: {person} is also in test .{tested.name}.; .*--drop-shared"): read_chest(folder)
     chest = read_chest(folder, drop_shared=True)
     assert copy not in {file.path for file in chest.files} and len(chest.files) == 26 and chest.notes[0].endswith(f"in test: {copy.name}.")
     for path in (folder / "train" / "PNEUMONIA").iterdir():
         if path != copy: path.unlink()
-    with pytest.raises(ValueError, match="everybody in it is also in test"): read_chest(folder, drop_shared=True)
+    with pytest.raises(ValueError, match="train.PNEUMONIA: 0 people, not counting those in test"): read_chest(folder, drop_shared=True)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", None, "deep"])
@@ -83,7 +86,7 @@ def test_a_picture_that_cannot_be_read_is_named(folder, content):
     if content == "deep": Image.fromarray(np.full((32, 32), 40_000, np.uint16)).save(path)
     else: path.write_bytes(next((folder / "train" / "NORMAL").iterdir()).read_bytes()[:600] if content is None else content)
     files = [XrayFile(path, "train", False, "im-9999")]
-    with pytest.raises(ValueError, match=r"IM-9999-0001.png: cannot be read .*(8-bit|take it out)"): load_chest(files, (32, 32))
+    with pytest.raises(ValueError, match=r"IM-9999-0001.png: (cannot be read .*fetch the file again|a picture of mode I;16; save it as 8-bit)"): load_chest(files, (32, 32))
 
 
 def test_colour_pictures_are_read_as_grey(tmp_path):
@@ -124,7 +127,7 @@ def test_the_sets_know_what_to_say_first(folder):
 
 def test_a_run_writes_everything_and_says_that_it_is_a_lesson(done):
     out, scores = done
-    assert {path.name for path in out.iterdir()} == {"scenes", "networks", "pictures", "scores.csv", "curves.csv", "predictions.csv", "run.json", "report.html"}
+    assert {path.name for path in out.iterdir() if not path.name.startswith(".")} == {"manifest.jsonl", "scenes", "networks", "pictures", "scores.csv", "curves.csv", "predictions.csv", "run.json", "report.html"}
     assert {path.name for path in (out / "networks").glob("*.safetensors")} == {f"{arm}-{kind}.safetensors" for arm in ("plain", "weighted") for kind in ("best", "last")}
     page, record = (out / "report.html").read_text(), json.loads((out / "run.json").read_text())
     assert NOTICE in page and record["notice"] == NOTICE and record["settings"]["seed"] == 0 and "torch" in record["versions"]
@@ -192,7 +195,8 @@ def test_wrong_wishes_are_answered_before_anything_is_written(tmp_path):
         with pytest.raises(ValueError, match=words): run_xray(out=tmp_path / "out", **wish)
         assert not (tmp_path / "out").exists()
     (tmp_path / "out" / "scenes").mkdir(parents=True)
-    with pytest.raises(ValueError, match="something else than scenes"): run_xray(out=tmp_path / "out", size=(32, 32), scenes=40)
+    (tmp_path / "out" / "scenes" / "mine.jpg").touch()
+    with pytest.raises(ValueError, match="scenes.mine.jpg was not written by a run"): run_xray(out=tmp_path / "out", size=(32, 32), scenes=40)
 
 
 # ------------------------------------------------------------------------------------------------ the command
@@ -225,6 +229,47 @@ def test_check_knows_the_layout_and_lists_every_fault(folder):
     (folder / "test" / "NORMAL").rename(folder / "test" / "HEALTHY")
     bad = command("check", folder)
     assert bad.exit_code == 2 and bad.stderr.count("\n") == 1 and "both classes" in bad.stderr
+
+
+def test_check_lists_faults_of_form_and_of_pictures_together(folder):
+    pictures = sorted((folder / "train" / "NORMAL").iterdir()), sorted((folder / "test" / "PNEUMONIA").iterdir())
+    turned = Image.Exif()
+    turned[0x0112] = 3
+    pictures[0][0].write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    Image.new("L", (32, 32)).save(pictures[0][1], "GIF")
+    Image.new("L", (32, 32)).save(pictures[0][2], "TIFF")
+    Image.new("L", (32, 32)).save(pictures[1][0], "JPEG", exif=turned)
+    pictures[1][1].write_bytes(b"")
+    shared = folder / "train" / "PNEUMONIA" / f"{pictures[1][2].name.split('_')[0]}_virus_99.jpg"
+    shared.write_bytes(pictures[1][2].read_bytes())
+    for path in (folder / "test" / "NORMAL").iterdir(): path.unlink()
+    lines = command("check", folder).stderr.strip().splitlines()
+    assert len(lines) == 7 and all(line.startswith("cloudlearn: ") and line.endswith(".") for line in lines)
+    for path in (*pictures[0][:3], *pictures[1][:2], shared, folder / "test" / "NORMAL"): assert sum(f"{path}: " in line for line in lines) == 1, path
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_class_with_one_person_is_refused_while_reading(folder, left):
+    for path in sorted((folder / "train" / "NORMAL").iterdir())[max(left, 1):]: path.unlink()
+    if not left: next((folder / "train" / "NORMAL").iterdir()).unlink()
+    words = "1 people, not counting those in test; at least two" if left else "holds no pictures"
+    listed = command("check", folder)
+    assert listed.exit_code == 2 and words in listed.stderr
+    with pytest.raises(ValueError, match=f"train.NORMAL: .*{words}"): read_chest(folder)
+
+
+def test_a_bomb_costs_no_memory(folder):
+    "Half a megabyte that would unfold to 177 MB, six times over."
+    row = zlib.compress(bytes(13_301) * 13_300, 1)
+    def chunk(kind, data): return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 13_300, 13_300, 8, 0, 0, 0, 0)) + chunk(b"IDAT", row) + chunk(b"IEND", b"")
+    places = sorted((folder / "train" / "PNEUMONIA").iterdir())[:6]
+    for path in places: path.write_bytes(bomb)
+    tracemalloc.start()
+    with pytest.warns(Image.DecompressionBombWarning): found = check_chest(folder)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found) == 6 and all("13300 x 13300 pixels, above the limit" in fault for fault in found) and peak < 50e6
 
 
 def test_a_fault_of_the_folder_leaves_nothing_behind(folder, tmp_path):

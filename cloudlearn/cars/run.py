@@ -9,16 +9,15 @@ __all__ = ['THIN', 'LIBRARY', 'CAR_MODEL_ARMS', 'CarSets', 'read_sets', 'trainin
 
 # %% ../../nbs/36_cars_run.ipynb #1476d27c
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from PIL import Image
 from torch import nn
 
 from .clusters import contact_sheet, label_crops, label_measures, plain_kmeans
@@ -28,10 +27,12 @@ from .segment import UNKNOWN, car_scores, cut, deeplab, fit_thresholds, picture_
 from ..encoders import DEFAULT_ENCODER, ZERO, build_zero
 from ..losses import named_loss
 from ..masks import COLOURS, resize_mask
-from ..report import figure_png, show_decisions, show_log, timed, versions, write_report, write_text
+from ..report import figure_png, show_decisions, show_log, timed, versions, write_report
 from ..scenes_cars import write_car_folder
 from ..tasks import seeded
 from ..training import predict
+from ..files import write_file
+from ..runs import clear_run, open_run, weights_file
 
 # %% ../../nbs/36_cars_run.ipynb #ff16be6b
 class CarSets(NamedTuple):
@@ -160,18 +161,17 @@ def write_masks(out: str | Path,             # masks/CLASS/NAME.png and masks.js
                 ) -> Path:                   # masks.json
     "Write the answers as PNG masks (0 and 255) and as one COCO file."
     out, images, annotations = Path(out), [], []
-    for name in classes: (out / "masks" / name).mkdir(parents=True, exist_ok=True)
     for number, (sample, planes) in enumerate(zip(samples, masks, strict=True), 1):
         height, width = shape = picture_shape(sample.picture)
         images.append(dict(id=number, file_name=sample.picture.name, height=height, width=width))
         for category, (name, mask) in enumerate(zip(classes, resize_mask(planes, shape), strict=True), 1):
-            Image.fromarray(mask.astype(np.uint8) * 255).save(out / "masks" / name / f"{sample.name}.png")
+            write_file(out / "masks" / name / f"{sample.name}.png", cv2.imencode(".png", mask * np.uint8(255))[1].tobytes())
             if not mask.any(): continue
             rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
             box = [int(v) for v in (columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)]
             annotations.append(dict(id=len(annotations) + 1, image_id=number, category_id=category, segmentation=coco_encode(mask), area=int(mask.sum()), bbox=box, iscrowd=1))
     categories = [dict(id=number, name=name) for number, name in enumerate(classes, 1)]
-    return write_text(out / "masks.json", json.dumps(dict(images=images, categories=categories, annotations=annotations)))
+    return write_file(out / "masks.json", json.dumps(dict(images=images, categories=categories, annotations=annotations)))
 
 # %% ../../nbs/36_cars_run.ipynb #97b7abca
 def _draw_photos(sets: CarSets, judgement: CarJudgement, count: int = 12) -> bytes:
@@ -233,28 +233,18 @@ def write_car_results(sets: CarSets,             # from `read_sets`
                            photos={name: len(part.names) for name, part in zip(SPLITS, (sets.train, sets.valid, sets.test))},
                            decisions=judgement.decisions.to_dict("records"), scores=json.loads(judgement.scores.to_json(orient="records")))
     drawn = _draw_all(sets, judgement, logs)
-    (out / "pictures").mkdir(exist_ok=True, parents=True)
-    for name, png in drawn.items(): write_text(out / "pictures" / f"{name}.png", png)
+    for name, png in drawn.items(): write_file(out / "pictures" / f"{name}.png", png)
     write_masks(out, sets.samples, judgement.answers["chosen"], sets.classes)
-    write_text(out / "pictures.csv", judgement.pictures.to_csv(index=False))
-    write_text(out / "scores.csv", judgement.scores.to_csv(index=False))
-    write_text(out / "run.json", json.dumps(record, indent=2) + "\n")
+    write_file(out / "pictures.csv", judgement.pictures.to_csv(index=False))
+    write_file(out / "scores.csv", judgement.scores.to_csv(index=False))
+    write_file(out / "run.json", json.dumps(record, indent=2) + "\n")
     write_report(out / "report.html", "Cars: dents, scratches and gaps", _car_sections(sets, judgement, record, drawn))
 
 # %% ../../nbs/36_cars_run.ipynb #a90e5702
-def _car_folder(out: Path, photos: int, seed: int, keep: bool) -> Path:
-    "Write generated scenes into the run's folder, so that the pipeline reads them as it reads real photos."
+def _car_folder(out: Path, photos: int, seed: int) -> Path:
+    "Generated scenes in the run's folder, so that the pipeline reads them as it reads real photos; those of an interrupted run stay."
     folder, part = out / "scenes", max(4, photos // 4)
-    if folder.exists() and not keep:
-        if not all((folder / name / "train" / "masks").is_dir() for name in CLASSES): raise ValueError(f"{folder}: holds something else than scenes; choose another folder for the results.")
-        shutil.rmtree(folder)
     return folder if folder.exists() else write_car_folder(folder, (photos, part, part), (photos, part, part), seed=seed)
-
-
-def _clear_cars(out: Path) -> None:
-    "Take away the results of an earlier run, so that no folder ever holds parts of two."
-    for name in ("scores.csv", "pictures.csv", "run.json", "report.html", "masks.json"): (out / name).unlink(missing_ok=True)
-    for name in CLASSES: shutil.rmtree(out / "masks" / name, ignore_errors=True)
 
 
 def check_size(size: tuple[int, int],   # (h, w)
@@ -285,12 +275,16 @@ def run_cars(data: str | Path | None = None,    # SOCAR folders, or a folder wit
     settings = dict(data=str(data) if data else f"{scenes} generated training scenes of each kind", size=list(size or ((128, 192) if data else (96, 144))), epochs=epochs or (20 if data else 12),
                     encoder=encoder, weights=str(weights), model=model, loss=loss, seed=seed, dilation=dilation, classes=list(classes), keep_empty=keep_empty)
     check_size(tuple(settings["size"]))
-    named_loss(loss), car_network(settings, len(classes))   # a slip in a name shows before anything is read
-    with timed(seconds, "reading"): sets = read_sets(data or _car_folder(out, scenes, seed, resume), tuple(settings["size"]), classes, keep_empty, seed)
-    if not resume: _clear_cars(out)
-    networks, logs = train_arms(training_arms(sets, dilation), sets, settings, out, seconds, resume, progress)
-    with timed(seconds, "choosing and scoring"): judgement = judge_cars(sets, networks, seed)
-    write_car_results(sets, judgement, logs, dict(settings=settings, seed=seed, data=settings["data"], seconds=seconds), out)
+    named_loss(loss)   # a slip in its name shows before anything is read
+    with open_run(out, [path for path in (data, weights_file(weights)) if path]):
+        car_network(settings, len(classes))   # so does a slip in the network's
+        if not (resume or data): clear_run(out)
+        with timed(seconds, "reading"):
+            sets = read_sets(data or _car_folder(out, scenes, seed), tuple(settings["size"]), classes, keep_empty, seed)
+        if not resume and data: clear_run(out)
+        networks, logs = train_arms(training_arms(sets, dilation), sets, settings, out, seconds, resume, progress)
+        with timed(seconds, "choosing and scoring"): judgement = judge_cars(sets, networks, seed)
+        write_car_results(sets, judgement, logs, dict(settings=settings, seed=seed, data=settings["data"], seconds=seconds), out)
     return judgement.scores
 
 # %% ../../nbs/36_cars_run.ipynb #cc70ecfb

@@ -9,7 +9,6 @@ __all__ = ['MODEL_ARMS', 'cross_fit', 'crossed_scores', 'make_ladder', 'Clouds',
 
 # %% ../../nbs/23_clouds_run.ipynb #54d5ddc1
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +20,7 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from .data import (CLASSES, SUBMISSION_SHAPE, check_folder, label_masks, load_pictures, read_picture,
+from .data import (CLASSES, SUBMISSION_SHAPE, VALIDATION_SHARE, check_folder, judging_faults, label_masks,
                                     score_submission, split_pictures, write_labels)
 from .presence import blank_pairs, presence_classifier, presence_thresholds, train_presence, write_final
 from .segment import (AREAS, Cuts, cut_maps, fit_cuts, pair_tables, probability_maps, read_cuts, segmenter,
@@ -29,10 +28,12 @@ from .segment import (AREAS, Cuts, cut_maps, fit_cuts, pair_tables, probability_
 from ..decisions import show_pr_curve
 from ..encoders import ZERO
 from ..losses import named_loss
-from ..report import figure_png, show_decisions, show_ladder, show_log, step_gains, timed, versions, write_report, write_text
+from ..report import figure_png, show_decisions, show_ladder, show_log, step_gains, timed, versions, write_report
 from ..scenes import cloud_scene, write_cloud_folder
 from ..scores import dice_summary
 from ..training import predict
+from ..files import load_pictures, read_picture, write_file
+from ..runs import clear_run, open_run, weights_file
 
 # %% ../../nbs/23_clouds_run.ipynb #774dd0eb
 def cross_fit(present: np.ndarray,   # (N, C) bool: which classes are in which validation picture
@@ -86,6 +87,8 @@ def read_clouds(folder: str | Path,      # the competition's layout
     "Read and check everything, test pictures included, so that a fault shows before training and not after."
     folder = Path(folder)
     labels, test = check_folder(folder)
+    faults = judging_faults(labels, folder / "train.csv", share, seed)
+    if faults: raise ValueError(faults[0])
     train, valid = split_pictures((labels != "").to_numpy(), share, seed)
     masks = label_masks(labels, size, source=str(folder / "train.csv"))
     pictures = load_pictures(folder / "train_images", labels.index, size)
@@ -236,27 +239,17 @@ def write_results(clouds: Clouds,              # from `read_clouds`
     record = record | dict(versions=versions(), pictures=len(clouds.labels), validation=len(clouds.valid), submitted=len(clouds.submit),
                            decisions=decision_table(judgement).to_dict("records"), ladder=judgement.ladder.to_dict("records"), gains=gains)
     pictures = _draw_curves(judgement, logs) | {"decisions": _draw_pictures(clouds, network, judgement, record["settings"]["flips"])}
-    (out / "pictures").mkdir(exist_ok=True)
-    for name, png in pictures.items(): write_text(out / "pictures" / f"{name}.png", png)
-    write_text(out / "pairs.csv", _pair_table(clouds, judgement).to_csv(index=False))
-    write_text(out / "ladder.csv", judgement.ladder.to_csv(index=False))
-    write_text(out / "run.json", json.dumps(record, indent=2) + "\n")
+    for name, png in pictures.items(): write_file(out / "pictures" / f"{name}.png", png)
+    write_file(out / "pairs.csv", _pair_table(clouds, judgement).to_csv(index=False))
+    write_file(out / "ladder.csv", judgement.ladder.to_csv(index=False))
+    write_file(out / "run.json", json.dumps(record, indent=2) + "\n")
     write_report(out / "report.html", "Clouds: from pictures to the final submission", _sections(clouds, judgement, record, pictures))
 
 # %% ../../nbs/23_clouds_run.ipynb #e863672b
-def _scene_folder(out: Path, pictures: int, seed: int, keep: bool) -> Path:
-    "Write generated scenes into the run's folder, so that the pipeline reads them as it reads real pictures."
+def _scene_folder(out: Path, pictures: int, seed: int) -> Path:
+    "Generated scenes in the run's folder, so that the pipeline reads them as it reads real pictures; those of an interrupted run stay."
     folder = out / "scenes"
-    if folder.exists() and not keep:
-        if not (folder / "test_labels.csv").is_file(): raise ValueError(f"{folder}: holds something else than scenes; choose another folder for the results.")
-        shutil.rmtree(folder)
     return folder if folder.exists() else write_cloud_folder(folder, pictures, max(4, pictures // 8), seed=seed)
-
-
-def _clear(out: Path) -> None:
-    "Take away the results of an earlier run, so that no folder ever holds parts of two."
-    for name in ("ladder.csv", "pairs.csv", "run.json", "report.html", "first_submission.csv", "final_submission.csv", "truth.csv"):
-        (out / name).unlink(missing_ok=True)
 
 
 def run_clouds(data: str | Path | None = None,   # folder in the competition's layout; None: generated scenes
@@ -280,13 +273,16 @@ def run_clouds(data: str | Path | None = None,   # folder in the competition's l
     settings = dict(data=str(data) if data else f"{scenes} generated scenes", size=list(size or ((160, 240) if data else (96, 144))), epochs=epochs or (14 if data else 5),
                     batch_size=batch_size or (16 if data else 8), encoder=encoder, weights=str(weights), seed=seed, flips=flips, recall=recall, model=model, loss=loss)
     named_loss(loss)   # a slip in its name shows before anything is read
-    networks = segmenter(encoder, weights, seed, model), presence_classifier("none" if weights == "none" else "imagenet", seed)
-    with timed(seconds, "reading"): clouds = read_clouds(data or _scene_folder(out, scenes, seed, resume), tuple(settings["size"]), 1 / 6 if data else 1 / 4, seed)
-    if not resume: _clear(out)
-    logs = train_both(clouds, networks, settings, out, seconds, resume, progress)
-    with timed(seconds, "choosing cuts and scoring"): judgement = judge(clouds, networks, recall, flips, seed)
-    with timed(seconds, "writing submissions"): scored = write_submissions(clouds, networks, judgement, out, flips)
-    write_results(clouds, networks[0], judgement, logs, dict(settings=settings, seed=seed, data=settings["data"], seconds=seconds, scored=scored), out)
+    with open_run(out, [path for path in (data, weights_file(weights)) if path]):
+        networks = segmenter(encoder, weights, seed, model), presence_classifier("none" if weights == "none" else "imagenet", seed)
+        if not (resume or data): clear_run(out)
+        with timed(seconds, "reading"):
+            clouds = read_clouds(data or _scene_folder(out, scenes, seed), tuple(settings["size"]), VALIDATION_SHARE if data else 1 / 4, seed)
+        if not resume and data: clear_run(out)
+        logs = train_both(clouds, networks, settings, out, seconds, resume, progress)
+        with timed(seconds, "choosing cuts and scoring"): judgement = judge(clouds, networks, recall, flips, seed)
+        with timed(seconds, "writing submissions"): scored = write_submissions(clouds, networks, judgement, out, flips)
+        write_results(clouds, networks[0], judgement, logs, dict(settings=settings, seed=seed, data=settings["data"], seconds=seconds, scored=scored), out)
     return judgement.ladder
 
 # %% ../../nbs/23_clouds_run.ipynb #1fcfd231

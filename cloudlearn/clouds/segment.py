@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from .data import CLASSES, SUBMISSION_SHAPE, encode_masks, load_pictures, write_submission
+from .data import CLASSES, SUBMISSION_SHAPE, encode_masks, write_submission
+from ..files import load_pictures
 from ..decisions import best_threshold_area, decide, threshold_area_dice
 from ..encoders import DEFAULT_ENCODER, build_unet, build_zero
 from ..tasks import seeded
