@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['PICTURE_SUFFIXES', 'PICTURE_PIXELS', 'PICTURE_MODES', 'MANIFEST', 'MANIFEST_HEAD', 'PictureError', 'open_picture',
            'picture_shape', 'read_picture', 'read_grey', 'list_pictures', 'load_pictures', 'picture_faults',
-           'find_manifest', 'file_digest', 'read_manifest', 'whole_file', 'write_file', 'whole_folder']
+           'split_pictures', 'find_manifest', 'file_digest', 'read_manifest', 'whole_file', 'write_file',
+           'whole_folder']
 
 # %% ../nbs/workshop/files.ipynb #d6510b3c
 import errno
@@ -129,6 +130,34 @@ def picture_faults(paths: Iterable[Path],   # pictures, JPEG or PNG
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return [fault for fault in pool.map(fault_of, paths) if fault]
+
+# %% ../nbs/workshop/files.ipynb #fd035c04
+def _groups(presence: np.ndarray,  # (N, C) bool
+            most: int,             # how many groups at most
+            ) -> np.ndarray:       # (N,) int
+    "Give each combination of classes a number; the rarest share the number -1, so that every group has two pictures or more."
+    code = presence @ (1 << np.arange(presence.shape[1]))
+    values, place, count = np.unique(code, return_inverse=True, return_counts=True)
+    rank = np.argsort(np.argsort(-count, kind="stable"))    # 0: the commonest combination
+    keep = (count > 1) & ((rank < most - 1) | (len(count) <= most))
+    group = np.where(keep, values, -1)[place]
+    if (group == -1).sum() == 1: group[group == -1] = values[rank == 0]
+    return group
+
+def split_pictures(presence: np.ndarray,  # (N, C) bool: which classes are in which picture
+                   share: float = 0.2,    # of the pictures in the second part, in (0, 1)
+                   seed: int = 0,         # another seed, another split
+                   ) -> tuple[np.ndarray, np.ndarray]:  # indices of the first and of the second part, each ascending
+    "Split by picture, keeping the combinations of classes in proportion (combinations too rare to split are pooled)."
+    presence = np.asarray(presence, dtype=bool)
+    second = int(round(share * len(presence)))
+    if not 0 < second < len(presence):
+        raise ValueError(f"{len(presence)} pictures cannot be split at a share of {share}: one part would be empty; give more pictures or another share.")
+    from sklearn.model_selection import StratifiedShuffleSplit   # slow to import, and few need it
+    group = _groups(presence, min(second, len(presence) - second))
+    splitter = StratifiedShuffleSplit(n_splits=1, test_size=second, random_state=seed)
+    first, second = next(splitter.split(group, group))
+    return np.sort(first), np.sort(second)
 
 # %% ../nbs/workshop/files.ipynb #03374b44
 MANIFEST = "manifest.jsonl"

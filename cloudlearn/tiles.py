@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .masks import dilate
-from .scenes import CLOUDS, Scene, cloud_scene
+from .scenes.clouds import CLOUDS, Scene, cloud_scene
 from .tasks import seeded, train_steps
 
 # %% ../nbs/05_windows.ipynb #020c0943

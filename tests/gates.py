@@ -337,8 +337,9 @@ def solved(lesson, course):
     found, answers = [], {item.number: item for item in exercises_of(solution)}
     if solution.module:
         found.append(solution.say(None, "exports a module", "take `#| default_exp` out of the solutions"))
-    if f"(../{lesson.path.name})" not in "".join(cell.source for cell in solution.cells[:3]):
-        found.append(solution.say(None, "does not link back", f"link to ../{lesson.path.name} in the opening cell"))
+    back = "../" + lesson.path.relative_to(course.nbs).as_posix()
+    if f"({back})" not in "".join(cell.source for cell in solution.cells[:3]):
+        found.append(solution.say(None, "does not link back", f"link to {back} in the opening cell"))
     for item in exercises_of(lesson):
         found += answer_faults(solution, item, answers.get(item.number))
     return found
@@ -378,7 +379,8 @@ def imports_alone(notebook, course):
 
 def import_order(notebook, course):
     "A notebook imports only what an earlier one exports; its solutions may import its own module too."
-    if notebook.path.parent.name == "workshop": return []   # `no_circle` watches over it
+    if notebook.path.parent.name == "workshop" or notebook.name in {other.name for other in course.workshop}:
+        return []   # `no_circle` watches over the workshop
     found, limit = [], notebook.place + "\0" * (notebook.path.parent.name == "solutions")
     for cell in notebook.code:
         for _, name in imported(cell.tree):

@@ -16,7 +16,7 @@ from cloudlearn.cars import data
 from cloudlearn.cars.data import (CLASSES, EDGE, SPLITS, CarArrays, check_cars, coco_counts, coco_decode, coco_encode, draw_label, find_layout, join,
                                   leave_out_empty, load_cars, pick, picture_shape, polygon_points, read_cars, read_mask, scene_arrays)
 from cloudlearn.masks import polygon_mask, resize_mask
-from cloudlearn.scenes_cars import car_scene, write_car_folder
+from cloudlearn.scenes.cars import car_scene, write_car_folder
 from cloudlearn.scores import dice, iou
 
 SIZE = (24, 36)

@@ -14,7 +14,7 @@ from cloudlearn.cars.data import CLASSES, CarArrays, CarSample
 from cloudlearn.cars.dilation import dilate_labels
 from cloudlearn.cars.run import CarSets, check_size, judge_cars, read_sets, run_cars, show_arms, training_arms, write_masks
 from cloudlearn.masks import dilate, resize_mask
-from cloudlearn.scenes_cars import write_car_folder
+from cloudlearn.scenes.cars import write_car_folder
 from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
@@ -234,7 +234,7 @@ def test_check_lists_all_faults_at_once(tmp_path):
 
 
 def test_check_takes_a_clouds_folder(tmp_path):
-    from cloudlearn.scenes import write_cloud_folder
+    from cloudlearn.scenes.clouds import write_cloud_folder
     folder = write_cloud_folder(tmp_path / "clouds", 60, 1, shape=(35, 52))
     result = call("check", folder)
     assert result.exit_code == 0 and "60 labelled pictures, 1 to submit" in result.stdout

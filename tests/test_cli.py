@@ -1,6 +1,7 @@
 "The command line: what it answers, what it leaves behind, and one small run from pictures to report."
 import ast
 import csv
+import inspect
 import json
 import os
 import re
@@ -458,3 +459,19 @@ def test_resume_with_other_settings_is_refused_and_harms_nothing(finished, chang
     last = result.stderr.strip().splitlines()[-1]
     assert result.exit_code == 2 and last.startswith("cloudlearn: ") and change[0].lstrip("-") in last and "Traceback" not in result.stderr
     assert results(out) | {"report.html": (out / "report.html").read_bytes()} == before, "a refused run leaves the finished one as it is"
+
+
+# ------------------------------------------------------------------------------------------------------ experiments
+
+EXPERIMENTS = ["baseline", "car_models", "cloud_models", "clusters", "dilation", "empty", "imbalance", "losses", "overlap", "padding", "regime", "shrink", "skip",
+               "styles", "targets", "tasks", "windows"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_listed_experiment_is_a_function_of_seeds(name):
+    parameters = inspect.signature(cli.find_experiment(name)).parameters
+    assert next(iter(parameters)) == "seeds" and all(parameter.default is not inspect.Parameter.empty for parameter in parameters.values())
+
+
+def test_the_list_of_experiments_is_whole():
+    with pytest.raises(ValueError, match=f"no experiment 'tea'; choose one of {', '.join(EXPERIMENTS)}$"): cli.find_experiment("tea")

@@ -18,11 +18,11 @@ from PIL import Image
 from cloudlearn.clouds import data
 from cloudlearn.clouds.data import (CLASSES, HEADER, RLE_SHAPE, SUBMISSION_SHAPE, check_clouds, check_folder, check_submission,
                                     encode_masks, judging_faults, label_masks, label_size, read_labels,
-                                    read_rows, score_submission, split_pictures, write_labels, write_submission)
+                                    read_rows, score_submission, write_labels, write_submission)
 from cloudlearn.clouds.run import cross_fit, read_clouds
-from cloudlearn.files import load_pictures
+from cloudlearn.files import load_pictures, split_pictures
 from cloudlearn.masks import resize_mask, rle_decode, rle_encode
-from cloudlearn.scenes import write_cloud_folder
+from cloudlearn.scenes.clouds import write_cloud_folder
 
 HEAD = "Image_Label,EncodedPixels\n"
 SMALL = SUBMISSION_SHAPE[0] * SUBMISSION_SHAPE[1]

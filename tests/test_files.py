@@ -21,7 +21,7 @@ from cloudlearn import files
 from cloudlearn.files import (MANIFEST, MANIFEST_HEAD, PICTURE_PIXELS, PictureError, find_manifest, list_pictures, load_pictures,
                               open_picture, picture_faults, picture_shape, read_grey, read_manifest, read_picture, whole_file,
                               whole_folder, write_file)
-from cloudlearn.scenes import write_cloud_folder
+from cloudlearn.scenes.clouds import write_cloud_folder
 
 
 @pytest.fixture(scope="module")

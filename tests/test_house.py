@@ -32,6 +32,12 @@ def test_workshop(notebook, gate):
     insist(gate(notebook, COURSE))
 
 
+@pytest.mark.parametrize("gate", [gates.exercises, gates.solved], ids=lambda gate: gate.__name__)
+@pytest.mark.parametrize("notebook", [other for other in COURSE.workshop if gates.section(other, "Exercises")], ids=lambda notebook: notebook.name)
+def test_exercises_of_the_workshop(notebook, gate):
+    insist(gate(notebook, COURSE))
+
+
 @pytest.mark.parametrize("gate", gates.EVERY_GATE, ids=lambda gate: gate.__name__)
 @pytest.mark.parametrize("notebook", COURSE.notebooks, ids=lambda notebook: notebook.label)
 def test_notebook(notebook, gate):
@@ -61,6 +67,6 @@ def test_readme_in_step():
     insist([run.stdout + run.stderr] if run.returncode else [])
 
 
-@pytest.mark.parametrize("module", ["masks", "files", "runs", "scenes", "scores", "decisions"])
+@pytest.mark.parametrize("module", ["masks", "files", "runs", "scenes.clouds", "scores", "decisions"])
 def test_light_imports(module):
     insist(gates.heavy_imports(f"cloudlearn.{module}"))

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
-from pathlib import Path
 from unittest.mock import patch
 
 import matplotlib.pyplot as plt
@@ -194,13 +193,6 @@ def test_a_report_that_cannot_be_made_leaves_the_old_one(tmp_path):
     for wrong in (["0.53"], [b"no png"], [3]):
         with pytest.raises((ValueError, OSError)): report.write_report(path, "second", [("One", "text", wrong)])
     assert path.read_bytes() == old and os.listdir(tmp_path) == ["report.html"]
-
-
-def test_versions_name_what_matters_and_survive_what_is_missing():
-    found = report.versions()
-    assert list(found)[0] == "python" and found["numpy"] == np.__version__ and found["cloudlearn"] == "0.1.0"
-    assert {"torch", "segmentation-models-pytorch", "timm", "lightning", "scikit-learn", "opencv-python-headless"} < set(found)
-    assert report.versions(("no-such-package",))["no-such-package"] == "not installed"
 
 
 # ------------------------------------------------------------------------------------------------------------- page

@@ -7,15 +7,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy
 import pytest
 from typer.testing import CliRunner
 
 from cloudlearn import cli
 from cloudlearn.files import MANIFEST, read_manifest, whole_folder, write_file
-from cloudlearn.runs import clear_run, foreign_files, open_run
-from cloudlearn.scenes import write_cloud_folder
-from cloudlearn.scenes_cars import write_car_folder
-from cloudlearn.scenes_chest import write_chest_folder
+from cloudlearn.runs import clear_run, foreign_files, open_run, versions
+from cloudlearn.scenes.clouds import write_cloud_folder
+from cloudlearn.scenes.cars import write_car_folder
+from cloudlearn.scenes.chest import write_chest_folder
 
 SMALL = {"clouds": ["--scenes", "40", "--size", "32x48", "--epochs", "1"],
          "cars": ["--scenes", "8", "--size", "32x48", "--epochs", "1", "--dilate", "0"],
@@ -153,11 +154,11 @@ def test_a_run_that_fails_before_it_writes_leaves_no_trace(tmp_path):
 
 
 def test_an_experiment_overwrites_its_own_record_alone(tmp_path):
-    from cloudlearn.experiments import run_experiment
+    from cloudlearn.evidence import run_experiment
     (tmp_path / "styles.csv").write_text("mine")
-    with pytest.raises(ValueError, match="styles.csv: this file.* is no record of the experiment styles"): run_experiment("styles", 1, tmp_path)
+    with pytest.raises(ValueError, match="styles.csv: this file.* is no record of the experiment styles"): run_experiment("styles", len, 1, tmp_path)
     (tmp_path / "styles.json").write_text('{"experiment": "losses"}')
-    with pytest.raises(ValueError, match="is no record"): run_experiment("styles", 1, tmp_path)
+    with pytest.raises(ValueError, match="is no record"): run_experiment("styles", len, 1, tmp_path)
     assert (tmp_path / "styles.csv").read_text() == "mine"
 
 
@@ -319,3 +320,12 @@ def test_the_previous_file_stays_whole(disk):
     with pytest.raises(OSError) as caught, open_run(place): write_file(place / "ladder.csv", bytes(1_000_000))
     assert caught.value.filename == str(place / "ladder.csv") and (place / "ladder.csv").read_text() == "ladder.csv"
     assert foreign_files(place) == [] and set(read_manifest(place)) >= {"ladder.csv"}
+
+
+# ------------------------------------------------------------------------------------------------ what a run notes
+
+def test_versions_name_what_matters_and_survive_what_is_missing():
+    found = versions()
+    assert list(found)[0] == "python" and found["numpy"] == numpy.__version__ and found["cloudlearn"] == "0.1.0"
+    assert {"torch", "segmentation-models-pytorch", "timm", "lightning", "scikit-learn", "opencv-python-headless"} < set(found)
+    assert versions(("no-such-package",))["no-such-package"] == "not installed"

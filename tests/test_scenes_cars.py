@@ -10,9 +10,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
-from cloudlearn import scenes_cars
+from cloudlearn.scenes import cars as scenes_cars
 from cloudlearn.masks import resize_mask
-from cloudlearn.scenes_cars import DAMAGES, KINDS, STYLES, CarScene, Dent, Gape, Line, Scratch, Seam, car_scene, write_car_folder
+from cloudlearn.scenes.cars import DAMAGES, KINDS, STYLES, CarScene, Dent, Gape, Line, Scratch, Seam, car_scene, write_car_folder
 
 SMALL = (64, 96)
 
@@ -310,5 +310,5 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
 
 
 def test_importing_does_not_load_torch():
-    code = "import sys, cloudlearn.scenes_cars; sys.exit(any(name in sys.modules for name in ('torch', 'pandas', 'matplotlib', 'sklearn')))"
+    code = "import sys, cloudlearn.scenes.cars; sys.exit(any(name in sys.modules for name in ('torch', 'pandas', 'matplotlib', 'sklearn')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

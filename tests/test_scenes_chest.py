@@ -10,9 +10,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
-from cloudlearn import scenes_chest
+from cloudlearn.scenes import chest as scenes_chest
 from cloudlearn.masks import resize_mask
-from cloudlearn.scenes_chest import KINDS, ChestScene, chest_scene, write_chest_folder
+from cloudlearn.scenes.chest import KINDS, ChestScene, chest_scene, write_chest_folder
 
 SMALL = (48, 48)
 
@@ -128,5 +128,5 @@ def test_a_folder_is_whole_or_not_there(tmp_path, monkeypatch):
 
 
 def test_the_module_is_light():
-    code = "import sys, cloudlearn.scenes_chest; print(*sorted({'torch', 'pandas', 'matplotlib', 'sklearn'} & set(sys.modules)))"
+    code = "import sys, cloudlearn.scenes.chest; print(*sorted({'torch', 'pandas', 'matplotlib', 'sklearn'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == ""

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cloudlearn import tiles
 from cloudlearn.masks import dilate
-from cloudlearn.scenes import cloud_scene
+from cloudlearn.scenes.clouds import cloud_scene
 from cloudlearn.tiles import (PADDING_ARMS, PADDINGS, RINGS, WINDOWS, View, each_tile, fully_convolutional, largest_piece, measure_view, mirror_index,
                               multiplications, padded, padding_experiment, patch_network, predict, region_scores, slide, strip_width, train_labels,
                               window_arm, windows_experiment)

@@ -25,7 +25,7 @@ from .data import CarArrays, pick
 from .segment import cut, deeplab, fit_thresholds, picture_scores, train_cars
 from ..encoders import build_classifier
 from ..masks import COLOURS
-from ..scenes_cars import car_scene
+from ..scenes.cars import car_scene
 from ..tasks import seeded
 from ..training import predict
 

@@ -20,10 +20,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..clouds.data import split_pictures
-from ..files import open_picture, picture_shape, read_picture
+from ..files import open_picture, picture_shape, read_picture, split_pictures
 from ..masks import polygon_mask, resize_mask
-from ..scenes_cars import DAMAGES, SPLITS, car_scene
+from ..scenes.cars import DAMAGES, SPLITS, car_scene
 
 # %% ../../nbs/30_cars_data.ipynb #e067ceaa
 CLASSES = DAMAGES

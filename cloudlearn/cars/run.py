@@ -27,12 +27,12 @@ from .segment import UNKNOWN, car_scores, cut, deeplab, fit_thresholds, picture_
 from ..encoders import DEFAULT_ENCODER, ZERO, build_zero
 from ..losses import named_loss
 from ..masks import COLOURS, resize_mask
-from ..report import figure_png, show_decisions, show_log, timed, versions, write_report
-from ..scenes_cars import write_car_folder
+from ..report import figure_png, show_decisions, show_log, write_report
+from ..scenes.cars import write_car_folder
 from ..tasks import seeded
 from ..training import predict
 from ..files import write_file
-from ..runs import clear_run, open_run, weights_file
+from ..runs import clear_run, open_run, timed, versions, weights_file
 
 # %% ../../nbs/36_cars_run.ipynb #ff16be6b
 class CarSets(NamedTuple):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'RLE_SHAPE', 'SUBMISSION_SHAPE', 'HEADER', 'VALIDATION_SHARE', 'read_rows', 'read_labels', 'label_masks',
-           'check_folder', 'split_pictures', 'judging_faults', 'check_clouds', 'encode_masks', 'check_submission',
-           'write_submission', 'label_size', 'score_submission', 'write_labels']
+           'check_folder', 'judging_faults', 'check_clouds', 'encode_masks', 'check_submission', 'write_submission',
+           'label_size', 'score_submission', 'write_labels']
 
 # %% ../../nbs/20_clouds_data.ipynb #1a618148
 import re
@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedShuffleSplit
 
-from ..files import list_pictures, picture_faults, whole_file
+from ..files import list_pictures, picture_faults, split_pictures, whole_file
 from ..masks import rle_decode_small, rle_encode, rle_runs
 from ..scores import dice
 
@@ -156,33 +155,6 @@ def check_folder(folder: str | Path,   # DIR with train.csv, train_images/ and, 
     more = f" ({len(faults) - 1} more: `cloudlearn check {folder}` lists them all.)" if len(faults) > 1 else ""
     if faults: raise ValueError(faults[0] + more)
     return labels, test
-
-# %% ../../nbs/20_clouds_data.ipynb #fd035c04
-def _groups(presence: np.ndarray,  # (N, C) bool
-            most: int,             # how many groups at most
-            ) -> np.ndarray:       # (N,) int
-    "Give each combination of classes a number; the rarest share the number -1, so that every group has two pictures or more."
-    code = presence @ (1 << np.arange(presence.shape[1]))
-    values, place, count = np.unique(code, return_inverse=True, return_counts=True)
-    rank = np.argsort(np.argsort(-count, kind="stable"))    # 0: the commonest combination
-    keep = (count > 1) & ((rank < most - 1) | (len(count) <= most))
-    group = np.where(keep, values, -1)[place]
-    if (group == -1).sum() == 1: group[group == -1] = values[rank == 0]
-    return group
-
-def split_pictures(presence: np.ndarray,  # (N, C) bool: which classes are in which picture
-                   share: float = 0.2,    # of the pictures in the second part, in (0, 1)
-                   seed: int = 0,         # another seed, another split
-                   ) -> tuple[np.ndarray, np.ndarray]:  # indices of the first and of the second part, each ascending
-    "Split by picture, keeping the combinations of classes in proportion (combinations too rare to split are pooled)."
-    presence = np.asarray(presence, dtype=bool)
-    second = int(round(share * len(presence)))
-    if not 0 < second < len(presence):
-        raise ValueError(f"{len(presence)} pictures cannot be split at a share of {share}: one part would be empty; give more pictures or another share.")
-    group = _groups(presence, min(second, len(presence) - second))
-    splitter = StratifiedShuffleSplit(n_splits=1, test_size=second, random_state=seed)
-    first, second = next(splitter.split(group, group))
-    return np.sort(first), np.sort(second)
 
 # %% ../../nbs/20_clouds_data.ipynb #fb4dba8c
 VALIDATION_SHARE = 1 / 6   # of the labelled pictures
