@@ -9,7 +9,6 @@ __all__ = ['TARGETS', 'TARGET_ARMS', 'target_batch', 'best_cuts', 'enlarge', 'Re
 
 # %% ../nbs/07_deeplab.ipynb #ffa7dc03
 from collections.abc import Callable, Iterable, Sequence
-from copy import deepcopy
 from functools import reduce
 from itertools import pairwise
 
@@ -19,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .learning import seeded, start_weights
 from .scores import dice
-from .tasks import seeded
-from .tiles import total_multiplications
-from .unet import CellScene, UNet, cell_scene, start_weights, train_plain
+from .unet import CellScene, UNet, cell_scene, train_plain
+from .windows import total_multiplications
 
 # %% ../nbs/07_deeplab.ipynb #47fb602c
 TARGETS = {"rim 2": 2, "rim 4": 4, "rim 8": 8, "whole": None}   # class -> pixels from the outline inward

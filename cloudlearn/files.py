@@ -9,7 +9,6 @@ __all__ = ['PICTURE_SUFFIXES', 'PICTURE_PIXELS', 'PICTURE_MODES', 'MANIFEST', 'M
            'whole_folder']
 
 # %% ../nbs/workshop/files.ipynb #d6510b3c
-import errno
 import hashlib
 import json
 import os
@@ -25,7 +24,7 @@ from PIL import Image
 
 # %% ../nbs/workshop/files.ipynb #01b56d1d
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
-PICTURE_PIXELS = 2**26           # the largest picture accepted: a wrong file must not fill the memory
+PICTURE_PIXELS = 2**26   # the largest picture accepted: a wrong file must not fill the memory
 PICTURE_MODES = ("RGB", "L", "RGBA", "P", "CMYK")   # eight bits a channel
 
 
@@ -37,32 +36,35 @@ def _check_picture(path: str | Path, picture: Image.Image) -> None:
     "Refuse a picture whose pixels would be read wrongly, or whose size cannot be meant."
     pixels = picture.width * picture.height
     if pixels > PICTURE_PIXELS:
-        raise PictureError(f"{path}: {picture.width} x {picture.height} pixels, above the limit of {PICTURE_PIXELS}; "
-                           "reduce the picture.")
+        raise PictureError(f"{path}: {picture.width} x {picture.height} pixels, "
+                           f"above the limit of {PICTURE_PIXELS}; reduce the picture.")
     if picture.mode not in PICTURE_MODES:
         raise PictureError(f"{path}: a picture of mode {picture.mode}; save it as 8-bit RGB.")
     turn = picture.getexif().get(0x0112, 1)     # the tag Orientation
     if turn not in (0, 1):
-        raise PictureError(f"{path}: marked as turned (EXIF orientation {turn}), but labels count unturned pixels; "
-                           "save it upright.")
+        raise PictureError(f"{path}: marked as turned (EXIF orientation {turn}), "
+                           "but labels count unturned pixels; save it upright.")
 
 
 @contextmanager
-def open_picture(path: str | Path,                            # JPEG or PNG, by content and not by name
-                 formats: Sequence[str] = ("JPEG", "PNG"),    # those that may be decoded
-                 check: bool = True,                          # refuse sizes, modes and turns that cannot be meant
-                 ) -> Iterator[Image.Image]:                  # to be decoded inside a `with`
+def open_picture(path: str | Path,             # JPEG or PNG, by content and not by name
+                 formats: Sequence[str] = ("JPEG", "PNG"),   # those that may be decoded
+                 check: bool = True,           # refuse sizes, modes and turns that cannot be meant
+                 ) -> Iterator[Image.Image]:   # to be decoded inside a `with`
     "Open a picture; whatever is wrong with it becomes one sentence that names the file."
     try:
         with Image.open(path, formats=list(formats)) as picture:
-            if check: _check_picture(path, picture)
+            if check:
+                _check_picture(path, picture)
             yield picture
     except (PictureError, MemoryError):
         raise
     except FileNotFoundError:
-        raise PictureError(f"{path}: there is no such picture; put it there or take its rows out of the labels.") from None
+        raise PictureError(f"{path}: there is no such picture; "
+                           "put it there or take its rows out of the labels.") from None
     except Exception as error:   # a broken file makes Pillow raise whatever its parser meets
-        raise PictureError(f"{path}: cannot be read as a picture ({error}); fetch the file again.") from None
+        raise PictureError(f"{path}: cannot be read as a picture ({error}); "
+                           "fetch the file again.") from None
 
 # %% ../nbs/workshop/files.ipynb #37703109
 def picture_shape(path: str | Path,       # JPEG or PNG
@@ -75,7 +77,7 @@ def picture_shape(path: str | Path,       # JPEG or PNG
 def read_picture(path: str | Path,          # JPEG or PNG
                  shape: tuple[int, int],    # (h, w) wanted
                  ) -> np.ndarray:           # (h, w, 3) uint8, RGB
-    "Read a picture at the wanted size; a JPEG is decoded at a reduced scale: exactly that size, or twice it and more."
+    "Read a picture at the wanted size; a JPEG is decoded at that size, or twice it and more."
     height, width = shape
     with open_picture(path) as picture:
         exact = picture.size in [(scale * width, scale * height) for scale in (2, 4, 8)]
@@ -88,7 +90,7 @@ def read_picture(path: str | Path,          # JPEG or PNG
 def read_grey(path: str | Path,          # JPEG or PNG
               shape: tuple[int, int],    # (h, w) wanted
               ) -> np.ndarray:           # (h, w) uint8
-    "Read a picture as shades of grey at the wanted size; a JPEG is decoded at a reduced scale, no smaller than that."
+    "Read a picture as shades of grey at the wanted size; a JPEG is decoded no smaller than that."
     height, width = shape
     with open_picture(path) as picture:
         picture.draft("L", (width, height))
@@ -98,9 +100,10 @@ def read_grey(path: str | Path,          # JPEG or PNG
 # %% ../nbs/workshop/files.ipynb #0f87bc45
 def list_pictures(folder: str | Path,  # searched without its subfolders
                   ) -> list[str]:      # file names, sorted
-    "List the JPEG and PNG files of a folder; hidden files, such as a Mac leaves in archives, do not count."
+    "List the JPEG and PNG files of a folder; hidden ones, such as a Mac leaves, do not count."
     folder = Path(folder)
-    if not folder.is_dir(): raise ValueError(f"{folder}: there is no such folder; it should hold the pictures.")
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: there is no such folder; it should hold the pictures.")
     return sorted(path.name for path in folder.iterdir()
                   if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith("."))
 
@@ -117,16 +120,19 @@ def load_pictures(folder: str | Path,         # holds the pictures
     def load(row: int) -> None:
         pictures[row] = read_picture(Path(folder) / names[row], shape)
 
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool: list(pool.map(load, range(len(names))))
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        list(pool.map(load, range(len(names))))
     return pictures
 
 
 def picture_faults(paths: Iterable[Path],   # pictures, JPEG or PNG
-                   ) -> list[str]:          # one sentence for each that cannot be read, in their order
+                   ) -> list[str]:          # a sentence for each that cannot be read, in order
     "Decode every picture, small, and say what is wrong with each."
     def fault_of(path: Path) -> str | None:
-        try: read_picture(path, (32, 48))
-        except ValueError as error: return str(error)
+        try:
+            read_picture(path, (32, 48))
+        except ValueError as error:
+            return str(error)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return [fault for fault in pool.map(fault_of, paths) if fault]
@@ -135,24 +141,27 @@ def picture_faults(paths: Iterable[Path],   # pictures, JPEG or PNG
 def _groups(presence: np.ndarray,  # (N, C) bool
             most: int,             # how many groups at most
             ) -> np.ndarray:       # (N,) int
-    "Give each combination of classes a number; the rarest share the number -1, so that every group has two pictures or more."
+    "Number the combinations of classes; the rarest share -1, so that every group has two or more."
     code = presence @ (1 << np.arange(presence.shape[1]))
     values, place, count = np.unique(code, return_inverse=True, return_counts=True)
     rank = np.argsort(np.argsort(-count, kind="stable"))    # 0: the commonest combination
     keep = (count > 1) & ((rank < most - 1) | (len(count) <= most))
     group = np.where(keep, values, -1)[place]
-    if (group == -1).sum() == 1: group[group == -1] = values[rank == 0]
+    if (group == -1).sum() == 1:
+        group[group == -1] = values[rank == 0]
     return group
+
 
 def split_pictures(presence: np.ndarray,  # (N, C) bool: which classes are in which picture
                    share: float = 0.2,    # of the pictures in the second part, in (0, 1)
                    seed: int = 0,         # another seed, another split
-                   ) -> tuple[np.ndarray, np.ndarray]:  # indices of the first and of the second part, each ascending
-    "Split by picture, keeping the combinations of classes in proportion (combinations too rare to split are pooled)."
+                   ) -> tuple[np.ndarray, np.ndarray]:  # indices of both parts, each ascending
+    "Split by picture, keeping the combinations of classes in proportion (the rarest are pooled)."
     presence = np.asarray(presence, dtype=bool)
     second = int(round(share * len(presence)))
     if not 0 < second < len(presence):
-        raise ValueError(f"{len(presence)} pictures cannot be split at a share of {share}: one part would be empty; give more pictures or another share.")
+        raise ValueError(f"{len(presence)} pictures cannot be split at a share of {share}: "
+                         "one part would be empty; give more pictures or another share.")
     from sklearn.model_selection import StratifiedShuffleSplit   # slow to import, and few need it
     group = _groups(presence, min(second, len(presence) - second))
     splitter = StratifiedShuffleSplit(n_splits=1, test_size=second, random_state=seed)
@@ -161,11 +170,12 @@ def split_pictures(presence: np.ndarray,  # (N, C) bool: which classes are in wh
 
 # %% ../nbs/workshop/files.ipynb #03374b44
 MANIFEST = "manifest.jsonl"
-MANIFEST_HEAD = '{"cloudlearn": "the files that runs wrote here; a fresh start deletes exactly these"}'
+MANIFEST_HEAD = ('{"cloudlearn": "the files that runs wrote here; '
+                 'a fresh start deletes exactly these"}')
 
 
 def find_manifest(path: str | Path,      # a file or folder
-                  ) -> Path | None:      # the manifest of the run's folder it lies in; None where it lies in none
+                  ) -> Path | None:      # that of the run's folder around it; None without one
     "Look upward for the manifest of a run's folder."
     for folder in Path(path).absolute().parents:
         manifest = folder / MANIFEST
@@ -178,24 +188,30 @@ def find_manifest(path: str | Path,      # a file or folder
 def file_digest(path: str | Path,   # of a file
                 ) -> str:           # 64 letters
     "What identifies the bytes of a file: its SHA-256 digest."
-    with open(path, "rb") as file: return hashlib.file_digest(file, "sha256").hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _note(manifest: Path | None, path: Path, digest: str | None) -> None:
-    "Add a line to the manifest; it begins with the line break, so that a line cut off by a full disk spoils no other."
+    "Add a line to the manifest, its break first: a line cut off by a full disk spoils no other."
     if manifest is None: return
-    line = json.dumps({"file": path.absolute().relative_to(manifest.parent).as_posix(), "sha256": digest})
-    with open(manifest, "a", encoding="utf-8") as file: file.write(f"\n{line}")
+    name = path.absolute().relative_to(manifest.parent).as_posix()
+    line = json.dumps({"file": name, "sha256": digest})
+    with open(manifest, "a", encoding="utf-8") as file:
+        file.write(f"\n{line}")
 
 
 def read_manifest(folder: str | Path,               # a run's folder
-                  ) -> dict[str, set[str | None]]:  # path within it -> digests that it was written with; None: unfinished
+                  ) -> dict[str, set[str | None]]:  # path in it -> digests; None: unfinished
     "What runs wrote into a folder; a folder without a manifest holds nothing of theirs."
-    written, manifest = {}, Path(folder) / MANIFEST
+    written = {}
+    manifest = Path(folder) / MANIFEST
     if find_manifest(manifest) != manifest.absolute(): return written
     for line in manifest.read_text(encoding="utf-8", errors="replace").splitlines()[1:]:
-        try: entry = json.loads(line)
-        except ValueError: continue   # cut off by a full disk
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue   # cut off by a full disk
         if not (isinstance(entry, dict) and isinstance(entry.get("file"), str)): continue
         path = Path(entry["file"])
         if path.is_absolute() or ".." in path.parts: continue   # not a line of ours
@@ -211,9 +227,11 @@ def _beside(path: Path) -> Path:
 @contextmanager
 def _named(path: Path, part: Path) -> Iterator[None]:
     "Raise an error of the system again with the name of what was meant."
-    try: yield
+    try:
+        yield
     except OSError as error:
-        known = error.filename is not None and not str(error.filename).startswith((str(part), str(path)))
+        ours = str(error.filename).startswith((str(part), str(path)))
+        known = error.filename is not None and not ours
         if known or error.errno is None: raise
         raise OSError(error.errno, error.strerror or os.strerror(error.errno), str(path)) from error
 
@@ -221,9 +239,10 @@ def _named(path: Path, part: Path) -> Iterator[None]:
 @contextmanager
 def whole_file(path: str | Path,       # where to; missing folders are made
                ) -> Iterator[Path]:    # a file beside it, to be written inside a `with`
-    "Write beside a file's place; it moves there in one step when the block ends well, and is gone otherwise."
+    "Write beside a file's place; it moves there when the block ends well, and is gone otherwise."
     path = Path(path)
-    part, manifest = _beside(path), find_manifest(path)
+    part = _beside(path)
+    manifest = find_manifest(path)
     try:
         with _named(path, part):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -232,10 +251,11 @@ def whole_file(path: str | Path,       # where to; missing folders are made
             _note(manifest, path, file_digest(part))
             os.replace(part, path)
     finally:
-        with suppress(OSError): part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
-def write_file(path: str | Path,        # where to; the file is complete or untouched, and missing folders are made
+def write_file(path: str | Path,        # complete or untouched; missing folders are made
                content: str | bytes,    # text is written as UTF-8
                ) -> Path:               # the file
     "Write a file beside its place and move it there when it is whole."
@@ -247,11 +267,13 @@ def write_file(path: str | Path,        # where to; the file is complete or unto
 @contextmanager
 def whole_folder(folder: str | Path,     # target; must not exist, or be empty
                  ) -> Iterator[Path]:    # a folder to fill inside a `with`
-    "Fill a folder beside its place, and move it there when the block ends well: the whole folder, or none of it."
+    "Fill a folder beside its place, and move it there when the block ends well: whole, or not."
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is not empty: name a folder that does not exist yet, or empty it first")
-    work, manifest = _beside(folder), find_manifest(folder)
+        raise ValueError(f"{folder} is not empty: "
+                         "name a folder that does not exist yet, or empty it first")
+    work = _beside(folder)
+    manifest = find_manifest(folder)
     try:
         with _named(folder, work):
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -259,8 +281,10 @@ def whole_folder(folder: str | Path,     # target; must not exist, or be empty
             work.mkdir()
             yield work
             for file in sorted(path for path in work.rglob("*") if path.is_file()):
-                _note(manifest, folder / file.relative_to(work), file_digest(file) if manifest else None)
-            if folder.exists(): folder.rmdir()
+                digest = file_digest(file) if manifest else None
+                _note(manifest, folder / file.relative_to(work), digest)
+            if folder.exists():
+                folder.rmdir()
             work.rename(folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -14,9 +14,11 @@ def _mask(name, mask):
     mask = np.asarray(mask)
     if mask.dtype == bool: return mask
     if mask.dtype.kind not in "iu":
-        raise ValueError(f"{name} holds {mask.dtype} values, not a mask: set a threshold first, as in {name} > 0.5")
+        raise ValueError(f"{name} holds {mask.dtype} values, not a mask: "
+                         f"set a threshold first, as in {name} > 0.5")
     if not ((mask == 0) | (mask == mask.max(initial=0))).all():
-        raise ValueError(f"{name} holds several classes: score one class at a time, as in {name} == 3")
+        raise ValueError(f"{name} holds several classes: "
+                         f"score one class at a time, as in {name} == 3")
     return mask != 0
 
 
@@ -24,20 +26,23 @@ def _areas(pred, true):
     "For every pair of masks: pixels in both, pixels in `pred`, pixels in `true`."
     pred, true = _mask("pred", pred), _mask("true", true)
     if pred.shape != true.shape or pred.ndim < 2:
-        raise ValueError(f"pred {pred.shape} and true {true.shape} must have one shape, (..., height, width)")
-    count, lead = np.count_nonzero, pred.shape[:-2]
+        raise ValueError(f"pred {pred.shape} and true {true.shape} must have one shape, "
+                         "(..., height, width)")
+    lead = pred.shape[:-2]
     areas = np.empty((3, *lead), dtype=np.int64)
-    for i in np.ndindex(lead): areas[:, *i] = count(pred[i] & true[i]), count(pred[i]), count(true[i])
+    for i in np.ndindex(lead):
+        areas[:, *i] = [np.count_nonzero(mask) for mask in (pred[i] & true[i], pred[i], true[i])]
     return areas
 
 
 def _ratio(part, whole, empty):
     "`part / whole`, and `empty` where the whole is 0."
-    if not (empty in (0, 1) or np.isnan(empty)): raise ValueError(f"empty={empty} is none of the three policies 1, 0 and nan")
+    if not (empty in (0, 1) or np.isnan(empty)):
+        raise ValueError(f"empty={empty} is none of the three policies 1, 0 and nan")
     return np.where(whole > 0, part / np.maximum(whole, 1), float(empty))[()]
 
 # %% ../nbs/02_scores.ipynb #8ebf4631
-def dice(pred: np.ndarray,      # (..., H, W) bool; integers that hold 0 and one other value are read too
+def dice(pred: np.ndarray,      # (..., H, W) bool; integers of 0 and one other value are read too
          true: np.ndarray,      # (..., H, W) bool, the same shape
          empty: float = 1.0,    # score of a pair in which both masks are empty: 1, 0 or nan
          ) -> np.ndarray:       # (...) float64, 0 to 1
@@ -46,7 +51,7 @@ def dice(pred: np.ndarray,      # (..., H, W) bool; integers that hold 0 and one
     return _ratio(2 * both, in_pred + in_true, empty)
 
 # %% ../nbs/02_scores.ipynb #fd16c44e
-def iou(pred: np.ndarray,      # (..., H, W) bool; integers that hold 0 and one other value are read too
+def iou(pred: np.ndarray,      # (..., H, W) bool; integers of 0 and one other value are read too
         true: np.ndarray,      # (..., H, W) bool, the same shape
         empty: float = 1.0,    # score of a pair in which both masks are empty: 1, 0 or nan
         ) -> np.ndarray:       # (...) float64, 0 to 1
@@ -58,35 +63,43 @@ def iou(pred: np.ndarray,      # (..., H, W) bool; integers that hold 0 and one 
 def presence_confusion(pred: np.ndarray,     # (N, C) bool: the class was said to be in the picture
                        true: np.ndarray,     # (N, C) bool: the class is in the picture
                        names: list[str],     # the C class names
-                       ) -> "pd.DataFrame":  # a row per class: true_positive, false_positive, false_negative, true_negative
+                       ) -> "pd.DataFrame":  # a row per class: counts of true_positive and the like
     "Count the four outcomes of *is this class in this picture?* for every class."
     import pandas as pd
     pred, true, names = np.asarray(pred), np.asarray(true), list(names)
     if pred.shape != true.shape or pred.ndim != 2 or pred.shape[1] != len(names):
-        raise ValueError(f"pred {pred.shape} and true {true.shape} must both be (pictures, {len(names)}): a column for each of {', '.join(names)}")
+        raise ValueError(f"pred {pred.shape} and true {true.shape} must both be (pictures, "
+                         f"{len(names)}): a column for each of {', '.join(names)}")
     if pred.dtype != bool or true.dtype != bool:
-        raise ValueError(f"presence is True or False, got {pred.dtype} and {true.dtype}: for masks take mask.any((-2, -1)), for probabilities set a threshold")
-    cells = dict(true_positive=pred & true, false_positive=pred & ~true, false_negative=~pred & true, true_negative=~pred & ~true)
-    return pd.DataFrame({name: cell.sum(axis=0) for name, cell in cells.items()}, index=pd.Index(names, name="class"))
+        raise ValueError(f"presence is True or False, got {pred.dtype} and {true.dtype}: for masks "
+                         "take mask.any((-2, -1)), for probabilities set a threshold")
+    cells = dict(true_positive=pred & true, false_positive=pred & ~true,
+                 false_negative=~pred & true, true_negative=~pred & ~true)
+    counts = {name: cell.sum(axis=0) for name, cell in cells.items()}
+    return pd.DataFrame(counts, index=pd.Index(names, name="class"))
 
 # %% ../nbs/02_scores.ipynb #184a814a
-def bootstrap_interval(values: np.ndarray,    # (N, ...) one row per picture; nan entries are left out
+def bootstrap_interval(values: np.ndarray,    # (N, ...) one row per picture; nan is left out
                        draws: int = 2000,     # how many times the pictures are drawn anew
                        seed: int = 0,         # seed of the draws
-                       level: float = 0.95,   # share of the drawn means inside the interval, between 0 and 1
+                       level: float = 0.95,   # share of the drawn means inside, between 0 and 1
                        ) -> tuple[float, float]:   # low and high end
-    "Bootstrap interval of the mean over all `values`; whole rows (pictures) are drawn with replacement."
+    "Bootstrap interval of the mean over `values`; whole rows (pictures) are drawn anew."
     values = np.asarray(values, dtype=float)
-    if values.ndim == 0 or np.isnan(values).all(): raise ValueError(f"there is no value to average in an array of shape {values.shape}")
-    if not 0 < level < 1 or draws < 1: raise ValueError(f"level={level} must lie between 0 and 1, and draws={draws} must be at least 1")
+    if values.ndim == 0 or np.isnan(values).all():
+        raise ValueError(f"there is no value to average in an array of shape {values.shape}")
+    if not 0 < level < 1 or draws < 1:
+        raise ValueError(f"level={level} must lie between 0 and 1, "
+                         f"and draws={draws} must be at least 1")
     rows = values.reshape(len(values), -1)
     sums, counts = np.nansum(rows, axis=1), (~np.isnan(rows)).sum(axis=1)
-    rng, means = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    means = []
     block = max(1, 2_000_000 // len(rows))       # draws at a time: 16 MB of picks
     for start in range(0, draws, block):
         picks = rng.integers(len(rows), size=(min(block, draws - start), len(rows)))
-        drawn = counts[picks].sum(axis=1)
-        means.append(sums[picks].sum(axis=1)[drawn > 0] / drawn[drawn > 0])
+        total, drawn = sums[picks].sum(axis=1), counts[picks].sum(axis=1)
+        means.append(total[drawn > 0] / drawn[drawn > 0])
     low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -100,11 +113,16 @@ def dice_summary(per_pair: np.ndarray,    # (N, C) Dice of every picture and cla
                  present: np.ndarray,     # (N, C) bool: the true mask is not empty
                  seed: int = 0,           # seed of the bootstrap
                  ) -> dict[str, float]:   # dice, low, high, dice_present, dice_empty
-    "Mean Dice with its 95 % interval over pictures, and its means over present and over empty pairs."
+    "Mean Dice with its 95 % interval over pictures, and its means over present and empty pairs."
     per_pair, present = np.asarray(per_pair, dtype=float), np.asarray(present)
     if per_pair.shape != present.shape or per_pair.ndim != 2 or not per_pair.size:
-        raise ValueError(f"per_pair {per_pair.shape} and present {present.shape} must both be (pictures, classes), with at least one of each")
-    if present.dtype != bool: raise ValueError(f"present holds {present.dtype} values: it must be True where the true mask is not empty")
-    if np.isnan(per_pair).any(): raise ValueError("per_pair holds nan: score the pairs with dice(pred, true, empty=1)")
+        raise ValueError(f"per_pair {per_pair.shape} and present {present.shape} must both be "
+                         "(pictures, classes), with at least one of each")
+    if present.dtype != bool:
+        raise ValueError(f"present holds {present.dtype} values: "
+                         "it must be True where the true mask is not empty")
+    if np.isnan(per_pair).any():
+        raise ValueError("per_pair holds nan: score the pairs with dice(pred, true, empty=1)")
     low, high = bootstrap_interval(per_pair, seed=seed)
-    return dict(dice=_mean(per_pair), low=low, high=high, dice_present=_mean(per_pair[present]), dice_empty=_mean(per_pair[~present]))
+    return dict(dice=_mean(per_pair), low=low, high=high,
+                dice_present=_mean(per_pair[present]), dice_empty=_mean(per_pair[~present]))

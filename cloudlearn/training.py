@@ -36,7 +36,7 @@ from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
 from .files import write_file
-from .tasks import seeded
+from .learning import seeded
 
 # %% ../nbs/workshop/training.ipynb #131d53d1
 def bce_dice(logits: torch.Tensor,  # (B, C, H, W), before the sigmoid
@@ -378,7 +378,7 @@ class _WholeCheckpoint(TorchCheckpointIO):
         torch.save(checkpoint, content)
         write_file(path, content.getvalue())
 
-def _run(module, train, valid, record, checkpoint, progress, device) -> None:
+def _run(module, train, valid, record, *, checkpoint, progress, device) -> None:
     "Hand everything to Lightning."
     run = module.settings
     loaders = [DataLoader(_SeededBatch(train), batch_size=None, sampler=_Order(len(train), run["batch_size"], run["seed"]), generator=torch.Generator())]
@@ -393,6 +393,7 @@ def fit(network: nn.Module,          # takes uint8 pictures (B, 3, H, W), gives 
         train: PictureSet,           # at least two pictures
         valid: PictureSet | None,    # judged after every epoch; None: no judge
         out: str | Path,             # folder for the log and the networks
+        *,
         name: str = "segment",       # how its files begin
         loss: Callable = bce_dice,   # (logits, target) -> scalar
         epochs: int = 14,            # times that every picture is seen
@@ -415,6 +416,7 @@ def fit(network: nn.Module,          # takes uint8 pictures (B, 3, H, W), gives 
     record.stem.parent.mkdir(parents=True, exist_ok=True)
     found = _pick_up(network, record) if resume else _clear(record)
     if len(record.rows) < epochs:
-        _run(_Module(network, loss, record.settings, metric), train, valid, record, found, progress, device)
+        _run(_Module(network, loss, record.settings, metric), train, valid, record,
+             checkpoint=found, progress=progress, device=device)
         record.file("-resume.ckpt").unlink()
     return record.table()

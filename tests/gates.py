@@ -22,7 +22,7 @@ from execnb.nbio import nb2str
 from nbdev.clean import clean_nb
 
 NOTEBOOK_BYTES = 700_000
-FETCHERS = {"encoders"}     # modules whose exported functions may fetch, when asked for weights by name
+FETCHERS = {"weights"}     # modules whose exported functions may fetch, when asked for weights by name
 
 
 # ---------------------------------------------------------------------------------------------- notebooks and course

@@ -192,7 +192,7 @@ def test_the_largest_cluster_and_its_controls():
 def test_spacing_arrays_hold_what_was_drawn_or_the_truth(scenes):
     drawn, exact = spacing_arrays(scenes), spacing_arrays(scenes, exact=True)
     assert (drawn.masks[:, 0] == scenes.masks).all() and (exact.masks[:, 0] == scenes.truth).all()
-    assert (scenes.masks != scenes.truth).any() and drawn.labelled.all() and drawn.masks.shape == (24, 1, 96, 144)
+    assert (scenes.masks != scenes.truth).any() and drawn.known.all() and drawn.masks.shape == (24, 1, 96, 144)
 
 
 def test_a_contact_sheet_has_a_row_per_cluster(scenes):

@@ -1,19 +1,19 @@
 """Shrinking and dilation: the three numbers against their definitions, widened labels, cuts, and the two experiments with pupils that we know."""
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
+from hypothesis.extra.numpy import arrays as any_array
 
 from cloudlearn.cars import dilation as module
-from cloudlearn.cars.data import CarArrays, scene_arrays
+from cloudlearn.cars.data import scene_arrays
+from cloudlearn.samples import Samples
 from cloudlearn.cars.dilation import (CUTS, area_ratio, boundary_distance, choose_cut, dilate_labels, dilation_experiment, erode,
                                       inside_share, one_class, rim, shrink_experiment)
 from cloudlearn.masks import dilate
 from cloudlearn.scores import dice
 
-MASKS = arrays(bool, (7, 9), elements=st.booleans())
+MASKS = any_array(bool, (7, 9), elements=st.booleans())
 
 
 def boundary(mask):
@@ -107,7 +107,7 @@ def test_there_and_back_loses_nothing_and_adds_nothing_twice(mask, radius):
 
 def small(seed=0, n=4):
     rng = np.random.default_rng(seed)
-    return CarArrays(np.array([f"p{i}" for i in range(n)]), rng.integers(0, 256, (n, 16, 18, 3), dtype=np.uint8),
+    return Samples(np.array([f"p{i}" for i in range(n)]), rng.integers(0, 256, (n, 16, 18, 3), dtype=np.uint8),
                      rng.random((n, 3, 16, 18)) > 0.97, np.arange(n * 3).reshape(n, 3) % 2 == 0)
 
 
@@ -122,14 +122,14 @@ def test_only_the_named_class_is_widened(radius):
     both = dilate_labels(drawn, radius, ("dent", "scratch"))
     np.testing.assert_array_equal(both.masks[:, :2], dilate(before[:, :2], radius))
     np.testing.assert_array_equal(both.masks[:, 2], before[:, 2])
-    assert wide.labelled is drawn.labelled and wide.names is drawn.names
+    assert wide.known is drawn.known and wide.names is drawn.names
 
 
 def test_one_class_keeps_the_photos_that_were_looked_at():
     drawn = small(n=6)
     for c, name in enumerate(("dent", "scratch", "spacing")):
-        alone, rows = one_class(drawn, name), np.flatnonzero(drawn.labelled[:, c])
-        assert alone.labelled.shape == (len(rows), 1) and alone.labelled.all()
+        alone, rows = one_class(drawn, name), np.flatnonzero(drawn.known[:, c])
+        assert alone.known.shape == (len(rows), 1) and alone.known.all()
         np.testing.assert_array_equal(alone.masks[:, 0], drawn.masks[rows, c])
         np.testing.assert_array_equal(alone.pictures, drawn.pictures[rows])
 
@@ -175,7 +175,7 @@ def test_of_equals_the_nearest_to_a_half():
 def test_the_cut_is_chosen_after_what_is_done_to_the_masks():
     label = np.zeros((2, 1, 20, 24), bool)
     label[:, 0, 9:11, 6:18] = True
-    arrays = small(n=2)._replace(masks=label, labelled=np.ones((2, 1), bool))
+    arrays = small(n=2)._replace(masks=label, known=np.ones((2, 1), bool))
     probs = np.where(label[:, 0], 0.9, np.where(dilate(label[:, 0], 2), 0.4, 0.0)).astype(np.float32)
     plain, taken_back = ({name: (cut, masks) for name, cut, masks in module.both_cuts((probs, probs), arrays, after)}
                          for after in (None, lambda mask: erode(mask, 2)))

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from cloudlearn.cars.data import CLASSES, CarArrays
+from cloudlearn.cars.data import CLASSES
+from cloudlearn.samples import Samples
 from cloudlearn.cars.overlap import draw_missing, overlap_experiment, overlap_labels, softmax_answer, softmax_loss
 from cloudlearn.cars.segment import UNKNOWN
 from hypothesis import given, settings
@@ -76,12 +77,12 @@ def test_only_unlabelled_planes_are_drawn():
     rng = np.random.default_rng(0)
     pictures, masks = rng.integers(0, 256, (4, 8, 8, 3), dtype=np.uint8), masks_of(1, shape=(8, 8))
     labelled = np.array([[True, True, False], [False, False, True], [True, True, True], [False, False, False]])
-    arrays = CarArrays(np.array(list("abcd")), pictures, masks & labelled[:, :, None, None], labelled)
+    arrays = Samples(np.array(list("abcd")), pictures, masks & labelled[:, :, None, None], labelled)
     filled = draw_missing(Bright(), np.full(3, 0.5), arrays)
     drawn = pictures.transpose(0, 3, 1, 2) > 127
     for i in range(4):
         for c in range(3): assert (filled.masks[i, c] == (arrays.masks[i, c] if labelled[i, c] else drawn[i, c])).all()
-    assert filled.labelled.all() and not arrays.labelled.all() and (arrays.masks == masks & labelled[:, :, None, None]).all()
+    assert filled.known.all() and not arrays.known.all() and (arrays.masks == masks & labelled[:, :, None, None]).all()
 
 
 def test_the_experiment_is_tidy_and_repeatable():

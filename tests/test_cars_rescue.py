@@ -27,7 +27,7 @@ def lessons(monkeypatch):
 def test_the_class_gets_rarer_and_the_photos_stay_as_many(shown):
     train = spacing_split(3, 0.1, (4, 1, 1), SHAPE)[0]
     mixed = rescue.mix_empty(train, shown, first=77)
-    assert len(mixed.names) == len(set(mixed.names)) == 4 and mixed.labelled.all()
+    assert len(mixed.names) == len(set(mixed.names)) == 4 and mixed.known.all()
     np.testing.assert_array_equal(mixed.masks[:shown], train.masks[:shown])
     np.testing.assert_array_equal(mixed.pictures[:shown], train.pictures[:shown])
     assert not mixed.masks[shown:].any()

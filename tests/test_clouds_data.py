@@ -7,7 +7,6 @@ import re
 import shutil
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,7 +19,7 @@ from cloudlearn.clouds.data import (CLASSES, HEADER, RLE_SHAPE, SUBMISSION_SHAPE
                                     encode_masks, judging_faults, label_masks, label_size, read_labels,
                                     read_rows, score_submission, write_labels, write_submission)
 from cloudlearn.clouds.run import cross_fit, read_clouds
-from cloudlearn.files import load_pictures, split_pictures
+from cloudlearn.files import split_pictures
 from cloudlearn.masks import resize_mask, rle_decode, rle_encode
 from cloudlearn.scenes.clouds import write_cloud_folder
 

@@ -256,7 +256,7 @@ CUTS = Cuts((0.5, 0.6, 0.4, 0.5), (0, 5_000, 0, 20_000))
 
 def test_the_file_holds_the_masks_in_the_order_asked_for(folder):
     from cloudlearn.files import load_pictures
-    path = write_first(folder / "first.csv", Colours(), folder, NAMES, (12, 18), CUTS)
+    path = write_first(folder / "first.csv", Colours(), folder, NAMES, size=(12, 18), cuts=CUTS)
     table = read_labels(path)
     assert list(table.index) == NAMES
     maps = probability_maps(Colours(), load_pictures(folder, NAMES, (12, 18)))
@@ -267,13 +267,13 @@ def test_the_file_holds_the_masks_in_the_order_asked_for(folder):
 
 @pytest.mark.parametrize("chunk", [1, 2, 4])
 def test_the_chunk_changes_nothing(folder, chunk):
-    whole = write_first(folder / "whole.csv", Colours(), folder, NAMES, (12, 18), CUTS, flips=True).read_text()
-    assert write_first(folder / "first.csv", Colours(), folder, NAMES, (12, 18), CUTS, flips=True, chunk=chunk).read_text() == whole
+    whole = write_first(folder / "whole.csv", Colours(), folder, NAMES, size=(12, 18), cuts=CUTS, flips=True).read_text()
+    assert write_first(folder / "first.csv", Colours(), folder, NAMES, size=(12, 18), cuts=CUTS, flips=True, chunk=chunk).read_text() == whole
 
 
 def test_a_missing_picture_leaves_no_file_and_no_damage(folder):
-    path = write_first(folder / "first.csv", Colours(), folder, NAMES[:2], (12, 18), CUTS)
+    path = write_first(folder / "first.csv", Colours(), folder, NAMES[:2], size=(12, 18), cuts=CUTS)
     before = path.read_text()
     with pytest.raises(ValueError, match="gone.png"):
-        write_first(path, Colours(), folder, NAMES + ["gone.png"], (12, 18), CUTS, chunk=2)
+        write_first(path, Colours(), folder, NAMES + ["gone.png"], size=(12, 18), cuts=CUTS, chunk=2)
     assert path.read_text() == before and not list(folder.glob("*.partial"))

@@ -21,8 +21,8 @@ from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from cloudlearn.deeplab import (ASPP, FCN, TARGET_ARMS, TARGETS, Backbone, DeepLabV3, _channels, atrous, best_cuts, enlarge, fit_rates, from_torchvision,
                                 paths, small_resnet, start_biases, target_batch, targets_experiment)
 from cloudlearn.scores import dice
-from cloudlearn.tasks import seeded
-from cloudlearn.tiles import total_multiplications
+from cloudlearn.learning import seeded
+from cloudlearn.windows import total_multiplications
 from cloudlearn.unet import cell_scene, input_gradient, train_plain
 
 

@@ -1,8 +1,5 @@
 "cloudlearn.evidence: intervals over seeds and pictures, gains in pairs, verdicts, records."
-import inspect
 import json
-import sys
-import types
 
 import numpy as np
 import pandas as pd
@@ -94,3 +91,12 @@ def test_counts_and_files_are_checked(tmp_path):
     with pytest.raises(ValueError, match="at least one seed"): run_experiment("toy", toy, 0, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="cloudlearn experiment toy --seeds 3"): read_result(tmp_path / "toy.csv")
+
+
+def test_arms_are_paired_by_seed_and_picture_and_not_by_place():
+    frame = table(gain=0.05)
+    shuffled = pd.concat([frame[frame["arm"] == "old"].sample(frac=1, random_state=3), frame[frame["arm"] == "new"].sample(frac=1, random_state=4)])
+    assert paired_gain(shuffled, "new", "old") == pytest.approx(paired_gain(frame, "new", "old"))
+    alike = frame.assign(dice=frame["seed"] + frame["picture"] / 10 + 0.05 * (frame["arm"] == "new")).sample(frac=1, random_state=5)
+    found = paired_gain(alike, "new", "old")
+    assert found["low"] == pytest.approx(0.05) and found["high"] == pytest.approx(0.05), "the same gain in every pair leaves no doubt"

@@ -84,7 +84,7 @@ def test_bad_input_is_answered_in_words(call, words):
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32), slope=st.floats(0, 4), stretch=st.floats(0.5, 4), angle=st.floats(-3, 3))
 def test_a_field_has_mean_0_and_no_wild_values(seed, slope, stretch, angle):
-    field = cloud_field(np.random.default_rng(seed), SMALL, 1 / 30, 1 / 4, slope, stretch, angle)
+    field = cloud_field(np.random.default_rng(seed), SMALL, 1 / 30, 1 / 4, slope=slope, stretch=stretch, angle=angle)
     assert field.shape == SMALL and field.dtype == np.float32
     assert abs(field.mean()) < 0.05 and 0.3 < field.std() < 2 and np.abs(field).max() < 8
 
@@ -187,9 +187,9 @@ def test_texture_tells_the_kinds_apart():
     pieces, fine = {name: [] for name in CLOUDS}, {name: [] for name in CLOUDS}
     for name, recipe in scenes.RECIPES.items():
         for seed in range(10):
-            rough = cloud_field(np.random.default_rng(seed), (96, 144), 1 / 60, 1 / 10, 1.6)
+            rough = cloud_field(np.random.default_rng(seed), (96, 144), 1 / 60, 1 / 10, slope=1.6)
             layout = recipe(np.random.default_rng(seed + 50), (96, 144), 0.2, rough)
-            cloud = layout + 0.6 * cloud_field(np.random.default_rng(seed + 90), (96, 144), 1 / 70, 1 / 16, 1.4) > 0
+            cloud = layout + 0.6 * cloud_field(np.random.default_rng(seed + 90), (96, 144), 1 / 70, 1 / 16, slope=1.4) > 0
             sizes = np.bincount(cv2.connectedComponents(cloud.astype(np.uint8))[1].ravel())[1:]
             pieces[name].append((sizes**2).sum() / sizes.sum())
             smooth = cv2.blur(cloud.astype(np.float32), (5, 5))
@@ -227,7 +227,7 @@ def test_the_folder_holds_the_scenes(folder):
 
 
 def test_folders_repeat_and_seeds_differ(tmp_path):
-    one, again, other = (write_cloud_folder(tmp_path / name, 2, 1, seed, SMALL) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    one, again, other = (write_cloud_folder(tmp_path / name, 2, 1, seed, shape=SMALL) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
     names = [sorted(p.relative_to(f).as_posix() for p in f.rglob("*")) for f in (one, again, other)]
     assert names[0] == names[1] and names[0] != names[2]
     assert (one / "train.csv").read_bytes() == (again / "train.csv").read_bytes()

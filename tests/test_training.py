@@ -19,7 +19,7 @@ from torchvision import tv_tensors
 
 from cloudlearn import training
 from cloudlearn.encoders import Normalise, build_classifier, build_unet
-from cloudlearn.tasks import seeded
+from cloudlearn.learning import seeded
 from cloudlearn.training import (PictureSet, bce_dice, epoch_batches, fit, load_network_state, make_optimiser, native_bf16, predict, predict_batches,
                                  save_network, train_transform)
 
@@ -39,7 +39,7 @@ def small(seed=0, classes=4):
 def run(network, out, name="net", transform=None, valid=True, **options):
     "`fit` on the small set, quietly and on the CPU."
     options = {"epochs": 4, "batch_size": 4, "learning_rate": 1e-2, "device": "cpu", "precision": "32", "progress": False} | options
-    return fit(network, PictureSet(PICTURES, MASKS, transform), PictureSet(PICTURES[:5], MASKS[:5]) if valid else None, out, name, **options)
+    return fit(network, PictureSet(PICTURES, MASKS, transform), PictureSet(PICTURES[:5], MASKS[:5]) if valid else None, out, name=name, **options)
 
 
 def same(one, two):

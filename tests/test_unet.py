@@ -12,9 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cloudlearn.masks import dilate
 from cloudlearn.scores import dice
-from cloudlearn.tasks import seeded
+from cloudlearn.learning import seeded, start_weights
 from cloudlearn.unet import (SKIP_ARMS, UNet, Up, _cell_scores, boundary_distance, cell_batch, cell_scene, check_side, crop, feature_maps,
-                             input_gradient, receptive_field, show_unet, skip_experiment, start_weights, train_plain, unet_plan)
+                             input_gradient, receptive_field, show_unet, skip_experiment, train_plain, unet_plan)
 
 matplotlib.use("Agg")
 PAPER = [570, 568, 284, 282, 280, 140, 138, 136, 68, 66, 64, 32, 30, 28, 56, 54, 52, 104, 102, 100, 200, 198, 196, 392, 390, 388, 388]

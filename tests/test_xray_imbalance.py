@@ -145,7 +145,7 @@ def test_balanced_drawing(sets):
 @pytest.mark.parametrize("arm", ARMS)
 def test_an_arm_is_trained_and_watched(sets, tmp_path, arm):
     network = xray_network("small")
-    log = train_xray(network, *sets, tmp_path, arm, epochs=2, progress=False)
+    log = train_xray(network, *sets, tmp_path, arm=arm, epochs=2, progress=False)
     assert log["epoch"].tolist() == [1, 1, 2, 2] and log["cut"].tolist() == ["half", "share"] * 2
     assert log["threshold"].tolist() == [0.5, 20 / 28] * 2 and (tmp_path / f"{arm}-last.safetensors").exists()
     from cloudlearn.training import predict
