@@ -142,9 +142,15 @@ def test_a_manifest_made_up_by_somebody_deletes_nothing_outside(tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
     out = tmp_path / "run"
     write(out, "a")
-    with open(out / MANIFEST, "a") as file: file.write('\n{"file": "../precious.txt", "sha256": null}\n{"file": "..", "sha256": null}\n{"file": ".", "sha256": null}')
+    with open(out / MANIFEST, "a") as file:
+        for name in ("../precious.txt", "..", ".", "mine", "mine/work.txt"): file.write(f'\n{{"file": "{name}", "sha256": null}}')
     write(out, "b")
     assert (tmp_path / "precious.txt").read_text() == "mine" and set(content(out)) == {"b", MANIFEST}
+    (out / "mine").mkdir()
+    (out / "mine" / "work.txt").write_text("a week of work")
+    with open(out / MANIFEST, "a") as file: file.write('\n{"file": ".", "sha256": null}\n{"file": "mine", "sha256": null}')
+    with pytest.raises(ValueError, match="mine/work.txt was not written by a run"): write(out, "c")
+    assert (out / "mine" / "work.txt").read_text() == "a week of work"
 
 
 def test_a_run_that_fails_before_it_writes_leaves_no_trace(tmp_path):
