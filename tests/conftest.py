@@ -1,4 +1,4 @@
-"""What every test shares: the marks `real` and `slow`, pictures without a screen, hypothesis without a stop-watch."""
+"""What every test shares: the mark `real`, pictures without a screen, hypothesis without a stop-watch."""
 import os
 import sys
 from pathlib import Path
@@ -12,12 +12,7 @@ settings.load_profile("cloudlearn")
 
 MARKS = {
     "real": "needs real pictures: set CLOUDLEARN_DATA to the folder that holds them",
-    "slow": "a full experiment: run it with --slow",
 }
-
-
-def pytest_addoption(parser):
-    parser.addoption("--slow", action="store_true", help="run the tests marked slow as well")
 
 
 def pytest_configure(config):
@@ -29,7 +24,7 @@ def pytest_collection_modifyitems(config, items):
     folder = os.environ.get("CLOUDLEARN_DATA")
     if folder and not Path(folder).is_dir():
         raise pytest.UsageError(f"CLOUDLEARN_DATA names {folder}, which is not a folder: correct it or unset it.")
-    closed = {"real": not folder, "slow": not config.getoption("--slow")}
+    closed = {"real": not folder}
     for item in items:
         for name in MARKS:
             if closed[name] and item.get_closest_marker(name):
