@@ -1,4 +1,5 @@
 """What every test shares: the mark `real`, pictures without a screen, hypothesis without a stop-watch."""
+
 import os
 import sys
 from pathlib import Path
@@ -6,13 +7,13 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-os.environ.setdefault("MPLBACKEND", "Agg")       # before anything imports matplotlib
-settings.register_profile("cloudlearn", deadline=None, print_blob=True)   # a busy machine is no failure
+os.environ.setdefault("MPLBACKEND", "Agg")  # before anything imports matplotlib
+settings.register_profile(
+    "cloudlearn", deadline=None, print_blob=True
+)  # a busy machine is no failure
 settings.load_profile("cloudlearn")
 
-MARKS = {
-    "real": "needs real pictures: set CLOUDLEARN_DATA to the folder that holds them",
-}
+MARKS = {"real": "needs real pictures: set CLOUDLEARN_DATA to the folder that holds them"}
 
 
 def pytest_configure(config):
@@ -23,7 +24,9 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     folder = os.environ.get("CLOUDLEARN_DATA")
     if folder and not Path(folder).is_dir():
-        raise pytest.UsageError(f"CLOUDLEARN_DATA names {folder}, which is not a folder: correct it or unset it.")
+        raise pytest.UsageError(
+            f"CLOUDLEARN_DATA names {folder}, which is not a folder: correct it or unset it."
+        )
     closed = {"real": not folder}
     for item in items:
         for name in MARKS:

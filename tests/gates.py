@@ -3,6 +3,7 @@
 A complaint names the notebook, the cell and the mend. `tests/test_house.py` runs every gate over every notebook;
 `tests/test_gates.py` shows for every gate a notebook that it refuses.
 """
+
 import ast
 import filecmp
 import io
@@ -22,15 +23,16 @@ from execnb.nbio import nb2str
 from nbdev.clean import clean_nb
 
 NOTEBOOK_BYTES = 700_000
-FETCHERS = {"weights"}     # modules whose exported functions may fetch, when asked for weights by name
+FETCHERS = {"weights"}  # modules whose exported functions may fetch, when asked for weights by name
 
 
 # ---------------------------------------------------------------------------------------------- notebooks and course
 
+
 @dataclass
 class Cell:
     index: int
-    kind: str           # "code", "markdown" or "raw"
+    kind: str  # "code", "markdown" or "raw"
     source: str
     outputs: list
 
@@ -75,7 +77,11 @@ class Cell:
             elif output.output_type == "error":
                 yield "\n".join(output.traceback)
             else:
-                yield from (str(data) for mime, data in output.data.items() if not re.match(r"image/(png|jpe?g)", mime))
+                yield from (
+                    str(data)
+                    for mime, data in output.data.items()
+                    if not re.match(r"image/(png|jpe?g)", mime)
+                )
 
 
 class Notebook:
@@ -93,7 +99,11 @@ class Notebook:
 
     @property
     def label(self):
-        return self.path.name if self.path.parent.name == "nbs" else f"{self.path.parent.name}/{self.path.name}"
+        return (
+            self.path.name
+            if self.path.parent.name == "nbs"
+            else f"{self.path.parent.name}/{self.path.name}"
+        )
 
     @property
     def place(self):
@@ -103,7 +113,10 @@ class Notebook:
     @cached_property
     def cells(self):
         nodes = nbformat.reads(self.text, as_version=4).cells
-        return [Cell(i, node.cell_type, node.source, node.get("outputs", [])) for i, node in enumerate(nodes)]
+        return [
+            Cell(i, node.cell_type, node.source, node.get("outputs", []))
+            for i, node in enumerate(nodes)
+        ]
 
     @property
     def code(self):
@@ -153,7 +166,11 @@ class Course:
     @cached_property
     def modules(self):
         "The place of the notebook that exports each module; the workshop stands beside the order, so anyone may use it."
-        return {notebook.module: notebook.place for notebook in [*self.lessons, *self.workshop] if notebook.module}
+        return {
+            notebook.module: notebook.place
+            for notebook in [*self.lessons, *self.workshop]
+            if notebook.module
+        }
 
 
 def called(node):
@@ -162,16 +179,30 @@ def called(node):
     while isinstance(target, ast.Attribute):
         parts.append(target.attr)
         target = target.value
-    return ".".join(reversed(parts + [target.id])) if isinstance(target, ast.Name) else ".".join(reversed(parts))
+    return (
+        ".".join(reversed(parts + [target.id]))
+        if isinstance(target, ast.Name)
+        else ".".join(reversed(parts))
+    )
 
 
 def asserts(tree):
     "How many claims a piece of code makes: assert statements and calls such as `test_eq`; one over several inputs counts twice."
     loops = (ast.For, ast.While, ast.ListComp, ast.GeneratorExp)
-    looped = {id(inner) for node in ast.walk(tree) if isinstance(node, loops) for inner in ast.walk(node)}
-    claims = [node for node in ast.walk(tree) if isinstance(node, ast.Assert)
-              or isinstance(node, ast.Call) and called(node).split(".")[-1].startswith("test_")]
-    return sum(1 + (id(node) in looped or any(isinstance(inner, loops) for inner in ast.walk(node))) for node in claims)
+    looped = {
+        id(inner) for node in ast.walk(tree) if isinstance(node, loops) for inner in ast.walk(node)
+    }
+    claims = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assert)
+        or isinstance(node, ast.Call)
+        and called(node).split(".")[-1].startswith("test_")
+    ]
+    return sum(
+        1 + (id(node) in looped or any(isinstance(inner, loops) for inner in ast.walk(node)))
+        for node in claims
+    )
 
 
 def imported(tree):
@@ -186,6 +217,7 @@ def imported(tree):
 
 # ---------------------------------------------------------------------------------------------- anatomy of a lesson
 
+
 def opening(lesson, course):
     "default_exp, title and promise, what it gives and needs, exported imports, the lesson's own imports."
     found, cells = [], list(lesson.cells)
@@ -196,22 +228,45 @@ def opening(lesson, course):
             found.append(lesson.say(cell, problem, mend))
 
     if lesson.module:
-        expect(lambda cell: cell.kind == "code" and re.fullmatch(r"#\|\s*default_exp \S+", cell.source.strip()),
-               "is not the `#| default_exp` cell alone", "open the notebook with that one line")
-    expect(lambda cell: cell.kind == "markdown" and re.fullmatch(r"# \S.*\n\n> \S.*", cell.source.strip()),
-           "is not `# Title`, a blank line and `> one-line promise`", "write the title cell in this form")
+        expect(
+            lambda cell: (
+                cell.kind == "code" and re.fullmatch(r"#\|\s*default_exp \S+", cell.source.strip())
+            ),
+            "is not the `#| default_exp` cell alone",
+            "open the notebook with that one line",
+        )
+    expect(
+        lambda cell: (
+            cell.kind == "markdown" and re.fullmatch(r"# \S.*\n\n> \S.*", cell.source.strip())
+        ),
+        "is not `# Title`, a blank line and `> one-line promise`",
+        "write the title cell in this form",
+    )
     wanted = [r"\bable to\b", r"\bneeds?\b", r"\b(minute|second)s?\b"]
     if lesson.module:
         wanted.append(rf"`cloudlearn\.{re.escape(lesson.module)}`")
-    expect(lambda cell: (cell.kind == "markdown" and 3 <= len([line for line in cell.source.splitlines() if line.strip()]) <= 5
-                         and all(re.search(pattern, cell.source) for pattern in wanted)),
-           "does not say in three to five lines what you will be able to do, what it needs, the minutes it takes and what it exports",
-           "write: You will be able to ..., It needs ..., minutes on two cores, It exports `cloudlearn." + (lesson.module or "...") + "`")
+    expect(
+        lambda cell: (
+            cell.kind == "markdown"
+            and 3 <= len([line for line in cell.source.splitlines() if line.strip()]) <= 5
+            and all(re.search(pattern, cell.source) for pattern in wanted)
+        ),
+        "does not say in three to five lines what you will be able to do, what it needs, the minutes it takes and what it exports",
+        "write: You will be able to ..., It needs ..., minutes on two cores, It exports `cloudlearn."
+        + (lesson.module or "...")
+        + "`",
+    )
     if lesson.module:
-        expect(lambda cell: cell.kind == "code" and cell.exported and cell.only_imports,
-               "is not the cell of exported imports", "put `#| export` and imports here, nothing else")
-    expect(lambda cell: cell.kind == "code" and not cell.directives and cell.only_imports,
-           "is not the cell of the lesson's own imports", "put matplotlib, fastcore.test and the like here, without a directive")
+        expect(
+            lambda cell: cell.kind == "code" and cell.exported and cell.only_imports,
+            "is not the cell of exported imports",
+            "put `#| export` and imports here, nothing else",
+        )
+    expect(
+        lambda cell: cell.kind == "code" and not cell.directives and cell.only_imports,
+        "is not the cell of the lesson's own imports",
+        "put matplotlib, fastcore.test and the like here, without a directive",
+    )
     return found
 
 
@@ -230,10 +285,18 @@ def summary(lesson, course):
     "`## Summary` has exactly three bullets."
     cells = section(lesson, "Summary")
     if not cells:
-        return [lesson.say(None, "has no `## Summary`", "add one with three bullets before the exercises")]
+        return [
+            lesson.say(
+                None, "has no `## Summary`", "add one with three bullets before the exercises"
+            )
+        ]
     text = "\n".join(cell.source for cell in cells if cell.kind == "markdown")
     bullets = len(re.findall(r"^[-*] \S", text, re.M))
-    return [] if bullets == 3 else [lesson.say(cells[0], f"the summary has {bullets} bullets", "say it in exactly three")]
+    return (
+        []
+        if bullets == 3
+        else [lesson.say(cells[0], f"the summary has {bullets} bullets", "say it in exactly three")]
+    )
 
 
 def next_link(lesson, course):
@@ -241,23 +304,37 @@ def next_link(lesson, course):
     last = lesson.cells[-1] if lesson.cells else None
     following = [other.path.name for other in course.lessons if other.place > lesson.place]
     target = following[0] if following else "index.ipynb"
-    match = re.search(r"^Next: \[[^]]+\]\(([^)]+)\)", last.source, re.M) if last and last.kind == "markdown" else None
+    match = (
+        re.search(r"^Next: \[[^]]+\]\(([^)]+)\)", last.source, re.M)
+        if last and last.kind == "markdown"
+        else None
+    )
     if match and match[1] == target:
         return []
-    return [lesson.say(last, "the last cell does not lead on", f"end with a markdown cell `Next: [what it asks]({target})`")]
+    return [
+        lesson.say(
+            last,
+            "the last cell does not lead on",
+            f"end with a markdown cell `Next: [what it asks]({target})`",
+        )
+    ]
 
 
 class Exercise(NamedTuple):
     heading: Cell
     number: int
-    code: list      # the code cells under the heading
+    code: list  # the code cells under the heading
 
 
 def exercises_of(notebook):
     "Exercises by their headings `### Exercise N: ...`."
     found = []
     for cell in notebook.cells:
-        match = re.search(r"^#{2,3} Exercise (\d+)\b", cell.source, re.M) if cell.kind == "markdown" else None
+        match = (
+            re.search(r"^#{2,3} Exercise (\d+)\b", cell.source, re.M)
+            if cell.kind == "markdown"
+            else None
+        )
         if match:
             found.append(Exercise(cell, int(match[1]), []))
         elif found and cell.kind == "markdown" and re.match(r"#{1,2} ", cell.source):
@@ -270,7 +347,11 @@ def exercises_of(notebook):
 def stub_name(cell):
     "The function or class that an exercise leaves open, or None."
     body = cell.tree.body
-    if body and isinstance(body[-1], (ast.FunctionDef, ast.ClassDef)) and 'NotImplementedError("your turn")' in cell.source:
+    if (
+        body
+        and isinstance(body[-1], (ast.FunctionDef, ast.ClassDef))
+        and 'NotImplementedError("your turn")' in cell.source
+    ):
         return body[-1].name
 
 
@@ -283,14 +364,24 @@ def check_function(cell):
 
 def calls_check(node, check, stub):
     "Whether a node is the call `check_x(x)`."
-    return (isinstance(node, ast.Call) and called(node) == check and len(node.args) == 1
-            and isinstance(node.args[0], ast.Name) and node.args[0].id == stub)
+    return (
+        isinstance(node, ast.Call)
+        and called(node) == check
+        and len(node.args) == 1
+        and isinstance(node.args[0], ast.Name)
+        and node.args[0].id == stub
+    )
 
 
 def expects_failure(cell, check, stub):
     "Whether a cell runs `test_fail(lambda: check_x(x), ...)`: nbdev_test then proves that the stub fails its check."
     for node in ast.walk(cell.tree):
-        if isinstance(node, ast.Call) and called(node) == "test_fail" and node.args and isinstance(node.args[0], ast.Lambda):
+        if (
+            isinstance(node, ast.Call)
+            and called(node) == "test_fail"
+            and node.args
+            and isinstance(node.args[0], ast.Lambda)
+        ):
             if calls_check(node.args[0].body, check, stub):
                 return True
     return False
@@ -300,10 +391,20 @@ def exercises(lesson, course):
     "Three to five exercises, each a stub that is left open and a check that fails on it."
     found, listed = [], exercises_of(lesson)
     if not section(lesson, "Exercises"):
-        found.append(lesson.say(None, "has no `## Exercises`", "add the heading above the first exercise"))
-    if not 3 <= len(listed) <= 5 or [item.number for item in listed] != list(range(1, len(listed) + 1)):
+        found.append(
+            lesson.say(None, "has no `## Exercises`", "add the heading above the first exercise")
+        )
+    if not 3 <= len(listed) <= 5 or [item.number for item in listed] != list(
+        range(1, len(listed) + 1)
+    ):
         numbers = [item.number for item in listed]
-        found.append(lesson.say(None, f"has the exercises {numbers}", "write three to five, headed `### Exercise 1: ...` and so on"))
+        found.append(
+            lesson.say(
+                None,
+                f"has the exercises {numbers}",
+                "write three to five, headed `### Exercise 1: ...` and so on",
+            )
+        )
     for item in listed:
         found += exercise_faults(lesson, item)
     return found
@@ -312,20 +413,49 @@ def exercises(lesson, course):
 def exercise_faults(lesson, item):
     "What is wrong with one exercise."
     if len(item.code) < 2:
-        return [lesson.say(item.heading, "the exercise lacks its stub or its check", "add a code cell with the stub and one with the check")]
+        return [
+            lesson.say(
+                item.heading,
+                "the exercise lacks its stub or its check",
+                "add a code cell with the stub and one with the check",
+            )
+        ]
     stub, check = stub_name(item.code[0]), check_function(item.code[1])
     if stub is None:
-        return [lesson.say(item.code[0], "is not a stub", 'end the cell with a function that does `raise NotImplementedError("your turn")`')]
+        return [
+            lesson.say(
+                item.code[0],
+                "is not a stub",
+                'end the cell with a function that does `raise NotImplementedError("your turn")`',
+            )
+        ]
     found, node = [], item.code[0].tree.body[-1]
     if not ast.get_docstring(node):
-        found.append(lesson.say(item.code[0], f"the stub {stub} has no docstring", "say in one line what it shall return"))
+        found.append(
+            lesson.say(
+                item.code[0],
+                f"the stub {stub} has no docstring",
+                "say in one line what it shall return",
+            )
+        )
     if check is None:
-        return found + [lesson.say(item.code[1], "has no `def check_...`", f"define check_{stub}({stub}) here")]
+        return found + [
+            lesson.say(item.code[1], "has no `def check_...`", f"define check_{stub}({stub}) here")
+        ]
     if asserts(check) < 2:
-        found.append(lesson.say(item.code[1], f"{check.name} asserts fewer than two things", "check several inputs"))
+        found.append(
+            lesson.say(
+                item.code[1], f"{check.name} asserts fewer than two things", "check several inputs"
+            )
+        )
     if not expects_failure(item.code[1], check.name, stub):
-        found.append(lesson.say(item.code[1], "does not show that the stub fails",
-                                f"follow the check with `test_fail(lambda: {check.name}({stub}), msg=...)`"))
+        found.append(
+            lesson.say(
+                item.code[1],
+                "does not show that the stub fails",
+                f"follow the check with `test_fail(lambda: {check.name}({stub}), msg=...)`",
+            )
+        )
     return found
 
 
@@ -336,10 +466,14 @@ def solved(lesson, course):
         return [lesson.say(None, "has no solutions", f"write nbs/solutions/{lesson.path.name}")]
     found, answers = [], {item.number: item for item in exercises_of(solution)}
     if solution.module:
-        found.append(solution.say(None, "exports a module", "take `#| default_exp` out of the solutions"))
+        found.append(
+            solution.say(None, "exports a module", "take `#| default_exp` out of the solutions")
+        )
     back = "../" + lesson.path.relative_to(course.nbs).as_posix()
     if f"({back})" not in "".join(cell.source for cell in solution.cells[:3]):
-        found.append(solution.say(None, "does not link back", f"link to {back} in the opening cell"))
+        found.append(
+            solution.say(None, "does not link back", f"link to {back} in the opening cell")
+        )
     for item in exercises_of(lesson):
         found += answer_faults(solution, item, answers.get(item.number))
     return found
@@ -348,75 +482,166 @@ def solved(lesson, course):
 def answer_faults(solution, item, answer):
     "What is wrong with the solution of one exercise."
     if answer is None:
-        return [solution.say(None, f"does not solve exercise {item.number}", f"add `### Exercise {item.number}: ...` with its solution")]
+        return [
+            solution.say(
+                None,
+                f"does not solve exercise {item.number}",
+                f"add `### Exercise {item.number}: ...` with its solution",
+            )
+        ]
     stub = stub_name(item.code[0]) if item.code else None
     check = check_function(item.code[1]) if len(item.code) > 1 else None
     if stub is None or check is None:
-        return []       # the lesson's own gate complains
+        return []  # the lesson's own gate complains
     want = ast.get_source_segment(item.code[1].code, check)
     for cell in answer.code:
         node = check_function(cell)
         if node is None:
             continue
         if ast.get_source_segment(cell.code, node) != want:
-            return [solution.say(cell, f"{node.name} is not the lesson's check, character for character", "copy it from the lesson")]
-        if not any(isinstance(step, ast.Expr) and calls_check(step.value, check.name, stub) for step in cell.tree.body):
-            return [solution.say(cell, f"does not run {check.name} on the solution", f"add the line `{check.name}({stub})`")]
-        if not any(getattr(step, "name", None) == stub for other in answer.code for step in other.tree.body):
-            return [solution.say(answer.heading, f"does not define {stub}", "write the solution in a cell before the check")]
+            return [
+                solution.say(
+                    cell,
+                    f"{node.name} is not the lesson's check, character for character",
+                    "copy it from the lesson",
+                )
+            ]
+        if not any(
+            isinstance(step, ast.Expr) and calls_check(step.value, check.name, stub)
+            for step in cell.tree.body
+        ):
+            return [
+                solution.say(
+                    cell,
+                    f"does not run {check.name} on the solution",
+                    f"add the line `{check.name}({stub})`",
+                )
+            ]
+        if not any(
+            getattr(step, "name", None) == stub for other in answer.code for step in other.tree.body
+        ):
+            return [
+                solution.say(
+                    answer.heading,
+                    f"does not define {stub}",
+                    "write the solution in a cell before the check",
+                )
+            ]
         return []
-    return [solution.say(answer.heading, f"exercise {item.number} lacks its check", f"copy {check.name} from the lesson and run it")]
+    return [
+        solution.say(
+            answer.heading,
+            f"exercise {item.number} lacks its check",
+            f"copy {check.name} from the lesson and run it",
+        )
+    ]
 
 
 # ---------------------------------------------------------------------------------------------- style
 
+
 def imports_alone(notebook, course):
     "A cell that imports does nothing else."
-    return [notebook.say(cell, "imports and does something else as well", "give the imports a cell of their own")
-            for cell in notebook.code
-            if not cell.only_imports and any(isinstance(node, (ast.Import, ast.ImportFrom)) for node in cell.tree.body)]
+    return [
+        notebook.say(
+            cell, "imports and does something else as well", "give the imports a cell of their own"
+        )
+        for cell in notebook.code
+        if not cell.only_imports
+        and any(isinstance(node, (ast.Import, ast.ImportFrom)) for node in cell.tree.body)
+    ]
 
 
 def import_order(notebook, course):
     "A notebook imports only what an earlier one exports; its solutions may import its own module too."
-    if notebook.path.parent.name == "workshop" or notebook.name in {other.name for other in course.workshop}:
-        return []   # `no_circle` watches over the workshop
+    if notebook.path.parent.name == "workshop" or notebook.name in {
+        other.name for other in course.workshop
+    }:
+        return []  # `no_circle` watches over the workshop
     found, limit = [], notebook.place + "\0" * (notebook.path.parent.name == "solutions")
     for cell in notebook.code:
         for _, name in imported(cell.tree):
             if name.startswith("."):
-                found.append(notebook.say(cell, f"imports {name} relatively", "write `from cloudlearn...`; nbdev makes it relative"))
+                found.append(
+                    notebook.say(
+                        cell,
+                        f"imports {name} relatively",
+                        "write `from cloudlearn...`; nbdev makes it relative",
+                    )
+                )
             elif name.split(".")[0] == "cloudlearn":
-                found += [notebook.say(cell, *fault) for fault in order_faults(name.split(".")[1:], limit, course.modules)]
+                found += [
+                    notebook.say(cell, *fault)
+                    for fault in order_faults(name.split(".")[1:], limit, course.modules)
+                ]
     return found
 
 
 def order_faults(parts, limit, modules):
     "Why a notebook below `limit` may not import cloudlearn.`parts`: at most one (problem, mend)."
-    owners = [module for n in range(len(parts), 0, -1) if (module := ".".join(parts[:n])) in modules]
+    owners = [
+        module for n in range(len(parts), 0, -1) if (module := ".".join(parts[:n])) in modules
+    ]
     if not owners and parts:
-        yield f"imports cloudlearn.{'.'.join(parts)}, which no notebook exports", "import from the module of a notebook"
+        yield (
+            f"imports cloudlearn.{'.'.join(parts)}, which no notebook exports",
+            "import from the module of a notebook",
+        )
     elif owners and modules[owners[0]] >= limit:
-        yield (f"imports cloudlearn.{owners[0]}, which {modules[owners[0]]} exports",
-               "import only from earlier notebooks, or move the code")
+        yield (
+            f"imports cloudlearn.{owners[0]}, which {modules[owners[0]]} exports",
+            "import only from earlier notebooks, or move the code",
+        )
 
 
 def global_settings(notebook, course):
     "No notebook changes settings, seeds or threads for those that share its process."
-    banned = {"plt.style.use", "plt.rc", "matplotlib.rc", "random.seed", "np.random.seed", "numpy.random.seed", "L.seed_everything",
-              "seed_everything", "lightning.seed_everything", "torch.set_num_threads", "cv2.setNumThreads", "torch.set_default_dtype"}
+    banned = {
+        "plt.style.use",
+        "plt.rc",
+        "matplotlib.rc",
+        "random.seed",
+        "np.random.seed",
+        "numpy.random.seed",
+        "L.seed_everything",
+        "seed_everything",
+        "lightning.seed_everything",
+        "torch.set_num_threads",
+        "cv2.setNumThreads",
+        "torch.set_default_dtype",
+    }
     found = []
     for cell in notebook.code:
-        forked = {id(inner) for node in ast.walk(cell.tree) if isinstance(node, ast.With)
-                  and any("fork_rng" in ast.unparse(item.context_expr) for item in node.items) for inner in ast.walk(node)}
+        forked = {
+            id(inner)
+            for node in ast.walk(cell.tree)
+            if isinstance(node, ast.With)
+            and any("fork_rng" in ast.unparse(item.context_expr) for item in node.items)
+            for inner in ast.walk(node)
+        }
         for node in run_at_once(cell):
-            if isinstance(node, ast.Call) and (called(node) in banned or called(node) == "torch.manual_seed" and id(node) not in forked):
-                found.append(notebook.say(cell, f"calls {called(node)} for the whole process",
-                                          "use a generator of your own, or torch.random.fork_rng around it"))
+            if isinstance(node, ast.Call) and (
+                called(node) in banned
+                or called(node) == "torch.manual_seed"
+                and id(node) not in forked
+            ):
+                found.append(
+                    notebook.say(
+                        cell,
+                        f"calls {called(node)} for the whole process",
+                        "use a generator of your own, or torch.random.fork_rng around it",
+                    )
+                )
             targets = node.targets if isinstance(node, ast.Assign) else []
-            for text in (ast.unparse(target) for target in targets if isinstance(target, ast.Subscript)):
+            for text in (
+                ast.unparse(target) for target in targets if isinstance(target, ast.Subscript)
+            ):
                 if "rcParams" in text or text.startswith("os.environ"):
-                    found.append(notebook.say(cell, f"sets {text} for the whole process", "pass it where it is needed"))
+                    found.append(
+                        notebook.say(
+                            cell, f"sets {text} for the whole process", "pass it where it is needed"
+                        )
+                    )
     return found
 
 
@@ -436,9 +661,15 @@ def leftovers(notebook, course):
     for cell in notebook.cells:
         if re.search(r"\b(TODO|FIXME|XXX)\b", cell.source):
             found.append(notebook.say(cell, "has a note to oneself", "do it or delete it"))
-        for line in re.findall(r"^\s*#(?!\|)\s?(.+)$", cell.source, re.M) if cell.kind == "code" else []:
+        for line in (
+            re.findall(r"^\s*#(?!\|)\s?(.+)$", cell.source, re.M) if cell.kind == "code" else []
+        ):
             if is_statement(line):
-                found.append(notebook.say(cell, f"has code that is commented out: {line.strip()}", "delete it"))
+                found.append(
+                    notebook.say(
+                        cell, f"has code that is commented out: {line.strip()}", "delete it"
+                    )
+                )
     return found
 
 
@@ -449,14 +680,24 @@ def is_statement(line):
     except SyntaxError:
         return False
     kinds = (ast.Assign, ast.AugAssign, ast.Import, ast.ImportFrom, ast.Return, ast.Assert)
-    return any(isinstance(node, kinds) or isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) for node in body)
+    return any(
+        isinstance(node, kinds) or isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+        for node in body
+    )
 
 
 # ---------------------------------------------------------------------------------------------- exported code
 
+
 def definitions(notebook, kinds):
     "Top-level functions or classes of exported cells, as (cell, node)."
-    return [(cell, node) for cell in notebook.code if cell.exported for node in cell.tree.body if isinstance(node, kinds)]
+    return [
+        (cell, node)
+        for cell in notebook.code
+        if cell.exported
+        for node in cell.tree.body
+        if isinstance(node, kinds)
+    ]
 
 
 def documented(lesson, course):
@@ -464,10 +705,16 @@ def documented(lesson, course):
     found = []
     for cell, node in definitions(lesson, ast.FunctionDef):
         if not node.name.startswith("_"):
-            found += [lesson.say(cell, f"{node.name} {problem}", mend) for problem, mend in signature_faults(cell, node)]
+            found += [
+                lesson.say(cell, f"{node.name} {problem}", mend)
+                for problem, mend in signature_faults(cell, node)
+            ]
     for cell, node in definitions(lesson, ast.ClassDef):
         if not node.name.startswith("_"):
-            found += [lesson.say(cell, f"{node.name} {problem}", mend) for problem, mend in class_faults(cell, node)]
+            found += [
+                lesson.say(cell, f"{node.name} {problem}", mend)
+                for problem, mend in class_faults(cell, node)
+            ]
     return found
 
 
@@ -481,102 +728,217 @@ def signature_faults(cell, node, method=False):
     "What a function's signature lacks, as (problem, mend)."
     commented, arguments = comments_of(cell), node.args
     if not method and not one_line(ast.get_docstring(node)):
-        yield "has no docstring, or one whose first line is no sentence", "say in one line what it does"
-    every = [*arguments.posonlyargs, *arguments.args, arguments.vararg, *arguments.kwonlyargs, arguments.kwarg]
-    every = [item for item in every if item is not None and not (method and item.arg in ("self", "cls"))]
-    helped = {item.arg for item in every if item.annotation is not None and "help=" in ast.unparse(item.annotation)}
+        yield (
+            "has no docstring, or one whose first line is no sentence",
+            "say in one line what it does",
+        )
+    every = [
+        *arguments.posonlyargs,
+        *arguments.args,
+        arguments.vararg,
+        *arguments.kwonlyargs,
+        arguments.kwarg,
+    ]
+    every = [
+        item for item in every if item is not None and not (method and item.arg in ("self", "cls"))
+    ]
+    helped = {
+        item.arg
+        for item in every
+        if item.annotation is not None and "help=" in ast.unparse(item.annotation)
+    }
     ends = {item.arg: line_end(item, arguments) for item in every}
     for item in every:
-        alone = sum(other.lineno == item.lineno for other in every) == 1 and not (node.returns and node.returns.lineno == item.lineno)
-        if item.annotation is None and item.arg != "ax":        # matplotlib stays out of the imports
+        alone = sum(other.lineno == item.lineno for other in every) == 1 and not (
+            node.returns and node.returns.lineno == item.lineno
+        )
+        if item.annotation is None and item.arg != "ax":  # matplotlib stays out of the imports
             yield f"does not annotate `{item.arg}`", "add its type"
-        if item.arg not in helped and not (alone and commented & set(range(item.lineno, ends[item.arg] + 1))):
-            yield f"does not describe `{item.arg}`", "give it a line of its own with a comment: shape, unit, range"
-    command = any("command" in ast.unparse(decorator) or "callback" in ast.unparse(decorator) for decorator in node.decorator_list)
+        if item.arg not in helped and not (
+            alone and commented & set(range(item.lineno, ends[item.arg] + 1))
+        ):
+            yield (
+                f"does not describe `{item.arg}`",
+                "give it a line of its own with a comment: shape, unit, range",
+            )
+    command = any(
+        "command" in ast.unparse(decorator) or "callback" in ast.unparse(decorator)
+        for decorator in node.decorator_list
+    )
     if method or command:
         return
     if node.returns is None and "ax" not in {item.arg for item in every}:
         yield "does not annotate what it returns", "add `-> type`"
-    elif node.returns is not None and ast.unparse(node.returns) != "None" and node.returns.end_lineno not in commented:
+    elif (
+        node.returns is not None
+        and ast.unparse(node.returns) != "None"
+        and node.returns.end_lineno not in commented
+    ):
         yield "does not describe what it returns", "add a comment behind `-> type:`"
 
 
 def line_end(item, arguments):
     "The last line of a parameter, its default value included."
     positional = [*arguments.posonlyargs, *arguments.args]
-    pairs = [*zip(reversed(positional), reversed(arguments.defaults)), *zip(arguments.kwonlyargs, arguments.kw_defaults)]
+    pairs = [
+        *zip(reversed(positional), reversed(arguments.defaults)),
+        *zip(arguments.kwonlyargs, arguments.kw_defaults),
+    ]
     default = next((value for other, value in pairs if other is item and value is not None), item)
     return max(item.end_lineno, default.end_lineno)
 
 
 def one_line(docstring):
     "Whether a docstring opens with one line that ends."
-    return bool(docstring) and docstring.splitlines()[0].rstrip().endswith((".", "?", "!", ":", ";", ")")) and (
-        len(docstring.splitlines()) == 1 or not docstring.splitlines()[1].strip())
+    return (
+        bool(docstring)
+        and docstring.splitlines()[0].rstrip().endswith((".", "?", "!", ":", ";", ")"))
+        and (len(docstring.splitlines()) == 1 or not docstring.splitlines()[1].strip())
+    )
 
 
 def class_faults(cell, node):
     "What a class lacks: its docstring, the description of its fields and of what makes it."
     if not one_line(ast.get_docstring(node)):
-        yield "has no docstring, or one whose first line is no sentence", "say in one line what it is"
+        yield (
+            "has no docstring, or one whose first line is no sentence",
+            "say in one line what it is",
+        )
     commented = comments_of(cell)
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
             yield from signature_faults(cell, item, method=True)
-        elif isinstance(item, ast.AnnAssign) and not commented & set(range(item.lineno, item.end_lineno + 1)):
-            yield f"does not describe the field `{ast.unparse(item.target)}`", "add a comment: shape, unit, range"
+        elif isinstance(item, ast.AnnAssign) and not commented & set(
+            range(item.lineno, item.end_lineno + 1)
+        ):
+            yield (
+                f"does not describe the field `{ast.unparse(item.target)}`",
+                "add a comment: shape, unit, range",
+            )
 
 
 def asserted(lesson, course):
     "Within two code cells of an exported public function stands an example that asserts."
     found, code = [], lesson.code
     for place, cell in enumerate(code):
-        names = [node.name for node in cell.tree.body if not getattr(node, "name", "_").startswith("_")
-                 and any(isinstance(inner, ast.FunctionDef) for inner in ast.walk(node))]       # a class of fields only shows itself
-        if cell.exported and names and not any(asserts(other.tree) for other in code[place + 1:place + 3]):
-            found.append(lesson.say(cell, f"no asserted example follows {', '.join(names)}", "assert something about it in one of the next two code cells"))
+        names = [
+            node.name
+            for node in cell.tree.body
+            if not getattr(node, "name", "_").startswith("_")
+            and any(isinstance(inner, ast.FunctionDef) for inner in ast.walk(node))
+        ]  # a class of fields only shows itself
+        if (
+            cell.exported
+            and names
+            and not any(asserts(other.tree) for other in code[place + 1 : place + 3])
+        ):
+            found.append(
+                lesson.say(
+                    cell,
+                    f"no asserted example follows {', '.join(names)}",
+                    "assert something about it in one of the next two code cells",
+                )
+            )
     return found
 
 
 # ---------------------------------------------------------------------------------------------- every notebook
 
+
 def absolute_paths(notebook, course):
     "No path of anybody's machine, in sources or outputs."
-    pattern = re.compile(r"(?<![\w.~/-])/(?:home|root|work|tmp|Users|private|mnt|var)/[\w.-]+|\b[CD]:\\\\?[A-Za-z]\w+|file://")
+    pattern = re.compile(
+        r"(?<![\w.~/-])/(?:home|root|work|tmp|Users|private|mnt|var)/[\w.-]+|\b[CD]:\\\\?[A-Za-z]\w+|file://"
+    )
     found = []
     for cell in notebook.cells:
         for place, text in [("source", cell.source), *(("output", text) for text in cell.texts)]:
             if match := pattern.search(text):
-                found.append(notebook.say(cell, f"its {place} names {match[0]}", "use a temporary or relative folder and do not print it"))
+                found.append(
+                    notebook.say(
+                        cell,
+                        f"its {place} names {match[0]}",
+                        "use a temporary or relative folder and do not print it",
+                    )
+                )
     return found
 
 
 def no_network(notebook, course):
     "No code cell reaches for the network; addresses may stand in prose, comments and docstrings."
-    modules = {"urllib", "requests", "httpx", "aiohttp", "ftplib", "wget", "gdown", "kagglehub", "socket", "http"}
-    calls = {"torch.hub.load", "load_state_dict_from_url", "hf_hub_download", "snapshot_download", "load_dataset", "urlopen", "urlretrieve"}
+    modules = {
+        "urllib",
+        "requests",
+        "httpx",
+        "aiohttp",
+        "ftplib",
+        "wget",
+        "gdown",
+        "kagglehub",
+        "socket",
+        "http",
+    }
+    calls = {
+        "torch.hub.load",
+        "load_state_dict_from_url",
+        "hf_hub_download",
+        "snapshot_download",
+        "load_dataset",
+        "urlopen",
+        "urlretrieve",
+    }
     found = []
     for cell in notebook.code:
         if cell.exported and notebook.module in FETCHERS:
             continue
         reached = [name for _, name in imported(cell.tree) if name.split(".")[0] in modules]
-        docstrings = {id(node.body[0].value) for node in ast.walk(cell.tree) if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef))
-                      and node.body and isinstance(node.body[0], ast.Expr)}
+        docstrings = {
+            id(node.body[0].value)
+            for node in ast.walk(cell.tree)
+            if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef))
+            and node.body
+            and isinstance(node.body[0], ast.Expr)
+        }
         for node in ast.walk(cell.tree):
             if isinstance(node, ast.Call):
-                reached += [name for name in [called(node)] if name in calls or name.split(".")[-1] in calls]
-                reached += ["download=True" for word in node.keywords if word.arg == "download" and getattr(word.value, "value", None) is True]
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                reached += [
+                    name for name in [called(node)] if name in calls or name.split(".")[-1] in calls
+                ]
+                reached += [
+                    "download=True"
+                    for word in node.keywords
+                    if word.arg == "download" and getattr(word.value, "value", None) is True
+                ]
+            elif (
+                isinstance(node, ast.Constant)
+                and isinstance(node.value, str)
+                and id(node) not in docstrings
+            ):
                 reached += re.findall(r"https?://\S+", node.value)[:1]
         reached += re.findall(r"^\s*[!%](?:pip|wget|curl|git|kaggle|conda)\b.*", cell.source, re.M)
-        found += [notebook.say(cell, f"reaches for the network: {what}", "use what an installed package ships, or generate it") for what in reached]
+        found += [
+            notebook.say(
+                cell,
+                f"reaches for the network: {what}",
+                "use what an installed package ships, or generate it",
+            )
+            for what in reached
+        ]
     return found
 
 
 def no_shell(notebook, course):
     "No shell commands: nbdev_test runs without the environment's programs on the search path."
-    return [notebook.say(cell, f"runs a shell command: {line.strip()}", "call the function behind it, or sys.executable")
-            for cell in notebook.code for line in cell.source.splitlines() if re.match(r"\s*(!|%%?(bash|sh|system|sx)\b)", line)]
+    return [
+        notebook.say(
+            cell,
+            f"runs a shell command: {line.strip()}",
+            "call the function behind it, or sys.executable",
+        )
+        for cell in notebook.code
+        for line in cell.source.splitlines()
+        if re.match(r"\s*(!|%%?(bash|sh|system|sx)\b)", line)
+    ]
 
 
 def executed(notebook, course):
@@ -584,22 +946,59 @@ def executed(notebook, course):
     found = []
     for cell in notebook.code:
         if any(output.output_type == "error" for output in cell.outputs):
-            found.append(notebook.say(cell, "ended in an error", "mend it, or show the error with test_fail, and run the notebook again"))
-        if any(output.output_type == "stream" and output.name == "stderr" and "Warning" in output.text for output in cell.outputs):
-            found.append(notebook.say(cell, "shows a warning", "mend its cause and run the notebook again"))
+            found.append(
+                notebook.say(
+                    cell,
+                    "ended in an error",
+                    "mend it, or show the error with test_fail, and run the notebook again",
+                )
+            )
+        if any(
+            output.output_type == "stream" and output.name == "stderr" and "Warning" in output.text
+            for output in cell.outputs
+        ):
+            found.append(
+                notebook.say(cell, "shows a warning", "mend its cause and run the notebook again")
+            )
         if yields_value(cell) and not cell.outputs:
-            found.append(notebook.say(cell, "ends in a value but holds no output", "run the notebook from top to bottom and save it"))
+            found.append(
+                notebook.say(
+                    cell,
+                    "ends in a value but holds no output",
+                    "run the notebook from top to bottom and save it",
+                )
+            )
     return found
 
 
 def yields_value(cell):
     "Whether running the cell surely shows something: it prints, or its last line is a value that is not None."
     body = cell.tree.body
-    if not body or not isinstance(body[-1], ast.Expr) or cell.source.rstrip().endswith(";") or "eval" in cell.directives:
+    if (
+        not body
+        or not isinstance(body[-1], ast.Expr)
+        or cell.source.rstrip().endswith(";")
+        or "eval" in cell.directives
+    ):
         return False
     value = body[-1].value
     if isinstance(value, ast.Call):
-        return called(value) in {"print", "len", "sum", "max", "min", "round", "sorted", "list", "dict", "tuple", "repr", "str", "abs", "pd.DataFrame"}
+        return called(value) in {
+            "print",
+            "len",
+            "sum",
+            "max",
+            "min",
+            "round",
+            "sorted",
+            "list",
+            "dict",
+            "tuple",
+            "repr",
+            "str",
+            "abs",
+            "pd.DataFrame",
+        }
     if isinstance(value, ast.Constant):
         return value.value is not None and len(body) > 1
     return not isinstance(value, (ast.Await, ast.Yield, ast.IfExp, ast.BoolOp))
@@ -608,22 +1007,46 @@ def yields_value(cell):
 def size(notebook, course):
     "A notebook loads at once: 700 KB at most."
     length = len(notebook.text.encode("utf-8"))
-    return [] if length <= NOTEBOOK_BYTES else [notebook.say(None, f"has {length / 1000:,.0f} KB", "draw smaller figures: 300 KB is the aim, 700 KB the limit")]
+    return (
+        []
+        if length <= NOTEBOOK_BYTES
+        else [
+            notebook.say(
+                None,
+                f"has {length / 1000:,.0f} KB",
+                "draw smaller figures: 300 KB is the aim, 700 KB the limit",
+            )
+        ]
+    )
 
 
 def well_formed(notebook, course):
     "Format 4.5, valid, every cell with an id of its own; every code cell parses."
     found, raw = [], notebook.raw
     if (raw["nbformat"], raw["nbformat_minor"]) != (4, 5):
-        found.append(notebook.say(None, f"is in format {raw['nbformat']}.{raw['nbformat_minor']}", "save it in 4.5"))
+        found.append(
+            notebook.say(
+                None, f"is in format {raw['nbformat']}.{raw['nbformat_minor']}", "save it in 4.5"
+            )
+        )
     ids = [cell.get("id") for cell in raw["cells"]]
     twice = sorted({str(one) for one in ids if ids.count(one) > 1 or one is None})
     if twice:
-        found.append(notebook.say(None, f"has cell ids missing or given twice: {twice}", "give every cell an id of its own: exports depend on them"))
+        found.append(
+            notebook.say(
+                None,
+                f"has cell ids missing or given twice: {twice}",
+                "give every cell an id of its own: exports depend on them",
+            )
+        )
     try:
         nbformat.validate(json.loads(notebook.text))
     except nbformat.ValidationError as error:
-        found.append(notebook.say(None, f"is no valid notebook ({error.message[:80]})", "save it from Jupyter again"))
+        found.append(
+            notebook.say(
+                None, f"is no valid notebook ({error.message[:80]})", "save it from Jupyter again"
+            )
+        )
     for cell in notebook.code:
         try:
             ast.parse(cell.code)
@@ -636,7 +1059,11 @@ def clean(notebook, course):
     "nbdev_clean would change nothing."
     tidy = json.loads(notebook.text)
     clean_nb(tidy)
-    return [] if nb2str(tidy) == notebook.text else [notebook.say(None, "is not clean", "run nbdev_clean")]
+    return (
+        []
+        if nb2str(tidy) == notebook.text
+        else [notebook.say(None, "is not clean", "run nbdev_clean")]
+    )
 
 
 def links(notebook, course):
@@ -645,62 +1072,135 @@ def links(notebook, course):
     for cell in notebook.markdown:
         for target in re.findall(r"\]\(([^)\s]+)\)", cell.source):
             target = target.split("#")[0]
-            if target and not re.match(r"[a-z][a-z0-9+.-]*:", target) and not (notebook.path.parent / target).exists():
-                found.append(notebook.say(cell, f"links to {target}, which is not there", "correct the link"))
+            if (
+                target
+                and not re.match(r"[a-z][a-z0-9+.-]*:", target)
+                and not (notebook.path.parent / target).exists()
+            ):
+                found.append(
+                    notebook.say(cell, f"links to {target}, which is not there", "correct the link")
+                )
     return found
 
 
 WORKSHOP_GATES = [documented]
 LESSON_GATES = [opening, summary, next_link, exercises, solved, documented, asserted]
-EVERY_GATE = [imports_alone, import_order, global_settings, leftovers, absolute_paths, no_network, no_shell, executed, size, well_formed, clean, links]
+EVERY_GATE = [
+    imports_alone,
+    import_order,
+    global_settings,
+    leftovers,
+    absolute_paths,
+    no_network,
+    no_shell,
+    executed,
+    size,
+    well_formed,
+    clean,
+    links,
+]
 
 
 # ---------------------------------------------------------------------------------------------- the house as a whole
 
+
 def course_map(course):
     "The index lists every lesson in a table row, with the question that it answers."
     text = "\n".join(cell.source for cell in course.index.markdown)
-    rows = {match[1]: match[2] for match in re.finditer(r"^\|[^|\n]*\]\(([^)]+\.ipynb)\)[^|\n]*\|(.*)\|\s*$", text, re.M)}
-    return [f"index.ipynb: the course map has no row with a question for {lesson.path.name}; add one"
-            for lesson in course.lessons if "?" not in rows.get(lesson.path.name, "")]
+    rows = {
+        match[1]: match[2]
+        for match in re.finditer(r"^\|[^|\n]*\]\(([^)]+\.ipynb)\)[^|\n]*\|(.*)\|\s*$", text, re.M)
+    }
+    return [
+        f"index.ipynb: the course map has no row with a question for {lesson.path.name}; add one"
+        for lesson in course.lessons
+        if "?" not in rows.get(lesson.path.name, "")
+    ]
 
 
 def modules_once(course):
     "No module is exported by two notebooks."
     names = [notebook.module for notebook in [*course.lessons, *course.workshop] if notebook.module]
-    return [f"nbs: two notebooks export cloudlearn.{name}; give one of them another name" for name in sorted(set(names)) if names.count(name) > 1]
+    return [
+        f"nbs: two notebooks export cloudlearn.{name}; give one of them another name"
+        for name in sorted(set(names))
+        if names.count(name) > 1
+    ]
 
 
 def no_circle(course):
     "No module imports, over any number of others, itself."
-    needs = {notebook.module: {name for cell in notebook.code if cell.exported for _, name in imported(cell.tree)}
-             for notebook in [*course.lessons, *course.workshop] if notebook.module}
-    needs = {module: {other for other in needs for name in names if f"{name}.".startswith(f"cloudlearn.{other}.")}
-             for module, names in needs.items()}
+    needs = {
+        notebook.module: {
+            name for cell in notebook.code if cell.exported for _, name in imported(cell.tree)
+        }
+        for notebook in [*course.lessons, *course.workshop]
+        if notebook.module
+    }
+    needs = {
+        module: {
+            other
+            for other in needs
+            for name in names
+            if f"{name}.".startswith(f"cloudlearn.{other}.")
+        }
+        for module, names in needs.items()
+    }
     found, reached = [], {module: set(others) for module, others in needs.items()}
     for middle in reached:
         for module in reached:
-            if middle in reached[module]: reached[module] |= reached[middle]
+            if middle in reached[module]:
+                reached[module] |= reached[middle]
     for module in reached:
-        if module in reached[module]: found.append(f"cloudlearn.{module} needs itself over {', '.join(sorted(needs[module]))}; break the circle")
+        if module in reached[module]:
+            found.append(
+                f"cloudlearn.{module} needs itself over {', '.join(sorted(needs[module]))}; break the circle"
+            )
     return found
 
 
 def export_drift(course, scratch):
     "cloudlearn/ is exactly what the notebooks export: a fresh export into `scratch` gives the same files."
     (scratch / "nbs" / "workshop").mkdir(parents=True)
-    for path in [course.root / "settings.ini", *(notebook.path for notebook in [*course.lessons, *course.workshop])]:
+    for path in [
+        course.root / "settings.ini",
+        *(notebook.path for notebook in [*course.lessons, *course.workshop]),
+    ]:
         (scratch / path.relative_to(course.root)).write_bytes(path.read_bytes())
     environment = {name: value for name, value in os.environ.items() if name != "IN_TEST"}
-    run = subprocess.run([sys.executable, "-c", "from nbdev.doclinks import nbdev_export; nbdev_export.__wrapped__()"],
-                         cwd=scratch, env=environment, capture_output=True, text=True)
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from nbdev.doclinks import nbdev_export; nbdev_export.__wrapped__()",
+        ],
+        cwd=scratch,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     if run.returncode:
         return [f"nbdev_export failed; mend what it says: {run.stderr.strip().splitlines()[-1]}"]
-    fresh, kept = (sorted(path.relative_to(root / "cloudlearn") for path in (root / "cloudlearn").rglob("*.py")) for root in (scratch, course.root))
-    found = [f"cloudlearn/{path} comes from no notebook; delete it" for path in kept if path not in fresh]
-    found += [f"cloudlearn/{path} is missing; run nbdev_export" for path in fresh if path not in kept]
-    found += [f"cloudlearn/{path} is not what its notebook exports; run nbdev_export and edit only the notebook" for path in fresh
-              if path in kept and not filecmp.cmp(scratch / "cloudlearn" / path, course.root / "cloudlearn" / path, shallow=False)]
+    fresh, kept = (
+        sorted(
+            path.relative_to(root / "cloudlearn") for path in (root / "cloudlearn").rglob("*.py")
+        )
+        for root in (scratch, course.root)
+    )
+    found = [
+        f"cloudlearn/{path} comes from no notebook; delete it" for path in kept if path not in fresh
+    ]
+    found += [
+        f"cloudlearn/{path} is missing; run nbdev_export" for path in fresh if path not in kept
+    ]
+    found += [
+        f"cloudlearn/{path} is not what its notebook exports; run nbdev_export and edit only the notebook"
+        for path in fresh
+        if path in kept
+        and not filecmp.cmp(
+            scratch / "cloudlearn" / path, course.root / "cloudlearn" / path, shallow=False
+        )
+    ]
     return found
 
 
@@ -710,4 +1210,7 @@ def heavy_imports(module):
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if run.returncode:
         return [f"import {module} fails; mend: {run.stderr.strip().splitlines()[-1]}"]
-    return [f"import {module} brings {name} along; import it inside the functions that need it" for name in run.stdout.split()]
+    return [
+        f"import {module} brings {name} along; import it inside the functions that need it"
+        for name in run.stdout.split()
+    ]

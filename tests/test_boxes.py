@@ -1,4 +1,5 @@
 """One language for answers, their scores, the two networks, and the experiment."""
+
 import subprocess
 import sys
 
@@ -6,14 +7,26 @@ import numpy as np
 import pytest
 import torch
 
-from cloudlearn.boxes import (Answer, answer_scenes, choose_cuts, class_masks, joined_answers,
-                              pixel_answers, pixel_maps, score_answers, tasks_experiment,
-                              tiny_detector, tiny_segmenter, train_detector,
-                              train_tiny_segmenter, true_answer)
+from cloudlearn.boxes import (
+    Answer,
+    answer_scenes,
+    choose_cuts,
+    class_masks,
+    joined_answers,
+    pixel_answers,
+    pixel_maps,
+    score_answers,
+    tasks_experiment,
+    tiny_detector,
+    tiny_segmenter,
+    train_detector,
+    train_tiny_segmenter,
+    true_answer,
+)
 from cloudlearn.tasks import KINDS, box_masks, mask_iou, panel_scene
 
-
 # ---------------------------------------------------------------------- answers
+
 
 def scenes_of(n, touching=False, first=0):
     return [panel_scene(first + seed, touching) for seed in range(n)]
@@ -53,8 +66,12 @@ def test_joined_masks_lie_in_box_and_class():
 
 def answer(kinds, scores):
     n = len(kinds)
-    return Answer(np.array(kinds, int), np.array(scores, float), np.tile([0.0, 0, 2, 2], (n, 1)),
-                  np.ones((n, 2, 2), bool))
+    return Answer(
+        np.array(kinds, int),
+        np.array(scores, float),
+        np.tile([0.0, 0, 2, 2], (n, 1)),
+        np.ones((n, 2, 2), bool),
+    )
 
 
 def test_cuts_and_decisions():
@@ -62,7 +79,7 @@ def test_cuts_and_decisions():
     pairs = (([0, 0], [0.9, 0.32]), ([0, 0], [0.6, 0.28]), ([0, 1], [0.33, 0.52]))
     found = [answer(kinds, scores) for kinds, scores in pairs]
     cuts = choose_cuts(found, truth)
-    assert cuts.tolist() == [0.35, 0.55]      # the lowest cut that counts right
+    assert cuts.tolist() == [0.35, 0.55]  # the lowest cut that counts right
     dent, scratch = score_answers(found, truth, cuts)
     assert dent["miscount"] == 0 and dent["right"] == 1 and dent["dice"] == 1
     assert scratch["right"] == 1
@@ -74,6 +91,7 @@ def test_cuts_and_decisions():
 
 
 # ---------------------------------------------------------------------- networks
+
 
 def test_networks_start_from_their_seed():
     state = torch.random.get_rng_state()
@@ -124,14 +142,16 @@ def test_experiment():
     assert not table.duplicated(["seed", "budget", "arm", "picture", "class"]).any()
     groups = table.groupby("panels").picture.unique().apply(sorted).to_dict()
     assert groups == {"apart": [0, 2], "touching": [1, 3]}
-    shared = ["box_ap", "right", "miscount"]      # boxes and both have the same boxes
+    shared = ["box_ap", "right", "miscount"]  # boxes and both have the same boxes
     wide = table.pivot(index=["picture", "class"], columns="arm", values=shared)
     for measure in shared:
         assert wide[measure].boxes.equals(wide[measure].both)
 
 
 def test_import_is_light():
-    code = ("import sys, cloudlearn.boxes; "
-            "print({'torch', 'pandas', 'matplotlib', 'sklearn'} & set(sys.modules))")
+    code = (
+        "import sys, cloudlearn.boxes; "
+        "print({'torch', 'pandas', 'matplotlib', 'sklearn'} & set(sys.modules))"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout.strip() == "set()"

@@ -1,4 +1,5 @@
 """Partial labels, DeepLab's refusals, thresholds per class, and the scores of car photos."""
+
 import numpy as np
 import pytest
 import torch
@@ -9,12 +10,29 @@ from torchvision import tv_tensors
 
 from cloudlearn.cars import segment
 from cloudlearn.cars.data import CLASSES
-from cloudlearn.samples import Samples
-from cloudlearn.cars.segment import (THRESHOLDS, UNKNOWN, baseline_experiment, car_scores, car_transform, cut, deeplab, empty_experiment, fit_thresholds,
-                                     forget_empty, partial_bce_dice, partial_targets, picture_scores, regime_experiment, scene_sets, tolerant_dice, train_cars)
+from cloudlearn.cars.segment import (
+    THRESHOLDS,
+    UNKNOWN,
+    baseline_experiment,
+    car_scores,
+    car_transform,
+    cut,
+    deeplab,
+    empty_experiment,
+    fit_thresholds,
+    forget_empty,
+    partial_bce_dice,
+    partial_targets,
+    picture_scores,
+    regime_experiment,
+    scene_sets,
+    tolerant_dice,
+    train_cars,
+)
 from cloudlearn.encoders import build_unet
-from cloudlearn.scores import dice
 from cloudlearn.learning import seeded
+from cloudlearn.samples import Samples
+from cloudlearn.scores import dice
 from cloudlearn.training import bce_dice, predict
 
 MASKS = arrays_of.arrays(bool, st.tuples(st.just(2), st.integers(1, 9), st.integers(1, 9)))
@@ -26,10 +44,16 @@ def photos(seed=0, count=6, shape=(8, 9), classes=3):
     labelled = rng.random((count, classes)) < 0.7
     drawn = labelled & (rng.random((count, classes)) < 0.6)
     masks = (rng.random((count, classes, *shape)) < 0.3) & drawn[:, :, None, None]
-    return Samples(np.array([f"photo-{i}" for i in range(count)]), rng.integers(0, 256, (count, *shape, 3)).astype(np.uint8), masks, labelled)
+    return Samples(
+        np.array([f"photo-{i}" for i in range(count)]),
+        rng.integers(0, 256, (count, *shape, 3)).astype(np.uint8),
+        masks,
+        labelled,
+    )
 
 
 # ------------------------------------------------------------------------------------------- partial labels
+
 
 @pytest.mark.parametrize("seed", range(3))
 def test_targets_mark_exactly_the_unlabelled_planes(seed):
@@ -44,19 +68,35 @@ def test_a_mask_drawn_where_nobody_looked_is_unknown():
     assert (partial_targets(np.ones((1, 1, 2, 2), bool), np.array([[False]])) == UNKNOWN).all()
 
 
-@pytest.mark.parametrize("masks, labelled", [(np.zeros((2, 3, 4, 4)), np.ones((2, 3), bool)), (np.zeros((2, 3, 4, 4), bool), np.ones((2, 3))),
-                                             (np.zeros((2, 3, 4, 4), bool), np.ones((3, 2), bool)), (np.zeros((2, 4, 4), bool), np.ones((2, 4), bool))])
+@pytest.mark.parametrize(
+    "masks, labelled",
+    [
+        (np.zeros((2, 3, 4, 4)), np.ones((2, 3), bool)),
+        (np.zeros((2, 3, 4, 4), bool), np.ones((2, 3))),
+        (np.zeros((2, 3, 4, 4), bool), np.ones((3, 2), bool)),
+        (np.zeros((2, 4, 4), bool), np.ones((2, 4), bool)),
+    ],
+)
 def test_targets_refuse_what_does_not_fit(masks, labelled):
     with pytest.raises(ValueError, match="both bool"):
         partial_targets(masks, labelled)
 
 
-@given(seed=st.integers(0, 10**6), weight=st.sampled_from([0.0, 1 / 3, 1.0, 2.0]), rare=st.sampled_from([0.0, 0.02, 0.5]))
+@given(
+    seed=st.integers(0, 10**6),
+    weight=st.sampled_from([0.0, 1 / 3, 1.0, 2.0]),
+    rare=st.sampled_from([0.0, 0.02, 0.5]),
+)
 @settings(max_examples=40, deadline=None)
 def test_the_loss_is_bce_dice_where_everything_is_known(seed, weight, rare):
     draw = torch.Generator().manual_seed(seed)
-    logits, target = torch.randn(3, 4, 5, 6, generator=draw) * 4, (torch.rand(3, 4, 5, 6, generator=draw) < rare).float()
-    torch.testing.assert_close(partial_bce_dice(logits, target, weight), bce_dice(logits, target, weight))
+    logits, target = (
+        torch.randn(3, 4, 5, 6, generator=draw) * 4,
+        (torch.rand(3, 4, 5, 6, generator=draw) < rare).float(),
+    )
+    torch.testing.assert_close(
+        partial_bce_dice(logits, target, weight), bce_dice(logits, target, weight)
+    )
 
 
 @given(seed=st.integers(0, 10**6))
@@ -64,7 +104,10 @@ def test_the_loss_is_bce_dice_where_everything_is_known(seed, weight, rare):
 def test_unknown_planes_have_no_gradient_and_no_say(seed):
     draw = torch.Generator().manual_seed(seed)
     logits = torch.randn(3, 3, 4, 5, generator=draw).requires_grad_()
-    target, hidden = (torch.rand(3, 3, 4, 5, generator=draw) < 0.4).float(), torch.rand(3, 3, generator=draw) < 0.5
+    target, hidden = (
+        (torch.rand(3, 3, 4, 5, generator=draw) < 0.4).float(),
+        torch.rand(3, 3, generator=draw) < 0.5,
+    )
     target[hidden] = UNKNOWN
     loss = partial_bce_dice(logits, target)
     (gradient,) = torch.autograd.grad(loss, logits)
@@ -77,14 +120,21 @@ def test_unknown_planes_have_no_gradient_and_no_say(seed):
 
 def test_the_loss_of_one_known_class_is_that_of_the_class_alone():
     draw = torch.Generator().manual_seed(1)
-    logits, target = torch.randn(2, 3, 4, 4, generator=draw), (torch.rand(2, 3, 4, 4, generator=draw) < 0.5).float()
+    logits, target = (
+        torch.randn(2, 3, 4, 4, generator=draw),
+        (torch.rand(2, 3, 4, 4, generator=draw) < 0.5).float(),
+    )
     target[:, 1:] = UNKNOWN
-    torch.testing.assert_close(partial_bce_dice(logits, target), bce_dice(logits[:, :1], target[:, :1]))
+    torch.testing.assert_close(
+        partial_bce_dice(logits, target), bce_dice(logits[:, :1], target[:, :1])
+    )
 
 
 def test_single_unknown_pixels_are_left_out_too():
     logits, target = torch.tensor([[[[2.0, -1.0, 9.0]]]]), torch.tensor([[[[1.0, 0.0, UNKNOWN]]]])
-    torch.testing.assert_close(partial_bce_dice(logits, target), bce_dice(logits[..., :2], target[..., :2]))
+    torch.testing.assert_close(
+        partial_bce_dice(logits, target), bce_dice(logits[..., :2], target[..., :2])
+    )
 
 
 def test_nothing_known_is_a_loss_of_zero_even_beside_infinite_logits():
@@ -108,6 +158,7 @@ def test_forget_empty_forgets_empty_planes_alone():
 
 # ------------------------------------------------------------------------------------------- network and training
 
+
 @pytest.mark.parametrize("plus", [False, True])
 def test_deeplab_answers_at_the_size_of_the_picture(plus):
     network = deeplab(plus=plus, classes=2, depth=4).eval()
@@ -118,13 +169,17 @@ def test_deeplab_answers_at_the_size_of_the_picture(plus):
 def test_the_encoder_keeps_its_imagenet_weights_and_its_stride(stride):
     ours, unet = deeplab(stride=stride)[1].encoder, build_unet()[1].encoder
     assert ours.output_stride == stride
-    assert all(torch.equal(tensor, unet.state_dict()[name]) for name, tensor in ours.state_dict().items())
+    assert all(
+        torch.equal(tensor, unet.state_dict()[name]) for name, tensor in ours.state_dict().items()
+    )
 
 
 def test_the_seed_decides_the_decoder_and_the_caller_keeps_his_stream():
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    first, again, other = (deeplab(seed=seed, depth=4)[1].segmentation_head[0].weight for seed in (0, 0, 1))
+    first, again, other = (
+        deeplab(seed=seed, depth=4)[1].segmentation_head[0].weight for seed in (0, 0, 1)
+    )
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -148,7 +203,9 @@ def test_deeplab_refuses_in_words():
 @pytest.mark.parametrize("seed", range(4))
 def test_corners_are_empty_where_somebody_looked_and_unknown_elsewhere(seed):
     picture = tv_tensors.Image(torch.full((3, 30, 40), 200, dtype=torch.uint8))
-    mask = tv_tensors.Mask(torch.tensor([1, UNKNOWN], dtype=torch.uint8)[:, None, None].expand(2, 30, 40).clone())
+    mask = tv_tensors.Mask(
+        torch.tensor([1, UNKNOWN], dtype=torch.uint8)[:, None, None].expand(2, 30, 40).clone()
+    )
     with seeded(seed):
         turned, (seen, never) = car_transform(degrees=40, scale=(0.5, 0.6))(picture, mask)
     assert set(seen.unique().tolist()) == {0, 1} and (never == UNKNOWN).all()
@@ -172,11 +229,12 @@ def test_training_learns_and_leaves_unknown_planes_alone(tmp_path):
     log = train_cars(network, only, valid, tmp_path, epochs=3, learning_rate=3e-3)
     assert log.train_loss.iloc[-1] < log.train_loss.iloc[0] and log.valid_loss.notna().all()
     change = (network[1].segmentation_head[0].weight - before).abs().amax((1, 2, 3))
-    assert change[0] > 10 * change[1:].max()        # AdamW's weight decay alone moves the other two
+    assert change[0] > 10 * change[1:].max()  # AdamW's weight decay alone moves the other two
     assert (tmp_path / "segment-last.safetensors").exists()
 
 
 # ------------------------------------------------------------------------------------------- decisions and scores
+
 
 @pytest.mark.parametrize("seed", range(3))
 def test_thresholds_are_the_best_on_labelled_photos(seed):
@@ -212,7 +270,10 @@ def near(mask, tolerance):
 @settings(max_examples=150, deadline=None)
 def test_tolerant_dice_is_its_definition(pair, tolerance):
     pred, true = pair
-    right, whole = (pred & near(true, tolerance)).sum() + (true & near(pred, tolerance)).sum(), pred.sum() + true.sum()
+    right, whole = (
+        (pred & near(true, tolerance)).sum() + (true & near(pred, tolerance)).sum(),
+        pred.sum() + true.sum(),
+    )
     assert tolerant_dice(pred, true, tolerance) == pytest.approx(right / whole if whole else 1)
 
 
@@ -242,13 +303,17 @@ def test_scores_by_hand(seed):
         looked = known.known[:, c]
         shown = looked & known.masks[:, c].any((1, 2))
         per = [dice(pred[i, c], known.masks[i, c]) for i in np.flatnonzero(looked)]
-        both, said, true = (part[shown, c].sum() for part in (pred & known.masks, pred, known.masks))
+        both, said, true = (
+            part[shown, c].sum() for part in (pred & known.masks, pred, known.masks)
+        )
         row, own = table.loc[name], rows[rows["class"] == name]
         assert (row.pictures, row.present) == (looked.sum(), shown.sum())
         assert row.dice == pytest.approx(np.mean(per)) == pytest.approx(own.dice.mean())
         assert row.low <= row.dice <= row.high
         assert row.dice_present == pytest.approx(own[own.present].dice.mean())
-        assert row.recall == pytest.approx(both / true) and row.precision == pytest.approx(both / said)
+        assert row.recall == pytest.approx(both / true) and row.precision == pytest.approx(
+            both / said
+        )
         assert list(own.picture) == list(known.names[looked])
 
 
@@ -257,7 +322,11 @@ def test_scores_of_absent_classes_are_not_numbers():
     known = known._replace(masks=known.masks & False, known=np.array([[True, False, True]] * 4))
     pred = np.zeros_like(known.masks)
     rows, table = picture_scores(pred, known), car_scores(pred, known).set_index("class")
-    assert rows.dice.eq(1).all() and rows[["recall", "precision"]].isna().all(axis=None) and not rows.present.any()
+    assert (
+        rows.dice.eq(1).all()
+        and rows[["recall", "precision"]].isna().all(axis=None)
+        and not rows.present.any()
+    )
     assert table.loc["scratch", "pictures"] == 0 and np.isnan(table.loc["scratch", "dice"])
     assert table.loc["dent", "dice"] == 1 and np.isnan(table.loc["dent", "dice_present"])
     with pytest.raises(ValueError, match="do not belong to photos"):
@@ -265,6 +334,7 @@ def test_scores_of_absent_classes_are_not_numbers():
 
 
 # ------------------------------------------------------------------------------------------- experiments
+
 
 def test_scene_sets_share_no_scene():
     sets = [part for seed in (0, 1) for part in scene_sets(seed, (3, 2, 2), (32, 48))]
@@ -279,22 +349,45 @@ def test_scene_sets_share_no_scene():
 def trained(monkeypatch):
     "Experiments without networks: what would have been trained is noted, and answers are drawn by lot."
     runs = []
+
     def maps(network, train, parts, epochs, seed, learning_rate):
         runs.append((network, train, epochs, seed))
-        return [np.random.default_rng(len(runs)).random(part.masks.shape, dtype=np.float32) for part in parts]
+        return [
+            np.random.default_rng(len(runs)).random(part.masks.shape, dtype=np.float32)
+            for part in parts
+        ]
+
     monkeypatch.setattr(segment, "_trained_maps", maps)
     monkeypatch.setattr(segment, "deeplab", lambda **settings: settings)
     return runs
 
 
-@pytest.mark.parametrize("experiment, settings, arms", [(baseline_experiment, {}, 3), (empty_experiment, {}, 3), (regime_experiment, dict(gaps=(0.05,), photos=(1, 3)), 2)])
-def test_the_arms_of_an_experiment_share_photos_steps_and_seeds(trained, experiment, settings, arms):
+@pytest.mark.parametrize(
+    "experiment, settings, arms",
+    [
+        (baseline_experiment, {}, 3),
+        (empty_experiment, {}, 3),
+        (regime_experiment, dict(gaps=(0.05,), photos=(1, 3)), 2),
+    ],
+)
+def test_the_arms_of_an_experiment_share_photos_steps_and_seeds(
+    trained, experiment, settings, arms
+):
     table = experiment(seeds=(3, 5), counts=(6, 3, 2), shape=(32, 48), **settings)
-    assert not table.duplicated(["seed", "arm", "picture", "class"]).any() and table.threshold.notna().all()
+    assert (
+        not table.duplicated(["seed", "arm", "picture", "class"]).any()
+        and table.threshold.notna().all()
+    )
     for _, rows in table.groupby("seed"):
         assert rows.arm.nunique() == arms
-        assert len({frozenset(zip(part.picture, part["class"])) for _, part in rows.groupby("arm")}) == 1
-    assert len({len(train.names) for _, train, _, _ in trained}) == 1 and len({epochs for _, _, epochs, _ in trained}) == 1
+        assert (
+            len({frozenset(zip(part.picture, part["class"])) for _, part in rows.groupby("arm")})
+            == 1
+        )
+    assert (
+        len({len(train.names) for _, train, _, _ in trained}) == 1
+        and len({epochs for _, _, epochs, _ in trained}) == 1
+    )
     assert all(network["seed"] == seed for network, _, _, seed in trained)
     tested = set(table.picture)
     assert not any(tested & set(train.names) for _, train, _, _ in trained)
@@ -309,8 +402,12 @@ def test_the_arms_of_claim_7(trained):
 
 
 def test_the_arms_of_the_regime(trained):
-    table = regime_experiment(seeds=(0,), gaps=(0.02, 0.1), photos=(1, 4), counts=(6, 2, 3), shape=(64, 96))
-    assert [int(train.known[:, 2].sum()) for _, train, _, _ in trained] == [1, 4, 1, 4] and set(table["class"]) == {"spacing"}
+    table = regime_experiment(
+        seeds=(0,), gaps=(0.02, 0.1), photos=(1, 4), counts=(6, 2, 3), shape=(64, 96)
+    )
+    assert [int(train.known[:, 2].sum()) for _, train, _, _ in trained] == [1, 4, 1, 4] and set(
+        table["class"]
+    ) == {"spacing"}
     assert table.groupby("gap").share.first().is_monotonic_increasing
 
 

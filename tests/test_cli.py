@@ -1,4 +1,5 @@
 "The command line: what it answers, what it leaves behind, and one small run from pictures to report."
+
 import csv
 import dataclasses
 import inspect
@@ -13,7 +14,8 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -34,28 +36,47 @@ def refused(*words, out=None):
     "The one sentence of a refused command: the last line on stderr; nothing on stdout, no traceback, nothing written."
     result = call(*words, *(["--out", out] if out else []))
     assert result.exit_code == 2, result.output
-    assert isinstance(result.exception, SystemExit) and "Traceback" not in result.stderr and result.stdout == ""
+    assert (
+        isinstance(result.exception, SystemExit)
+        and "Traceback" not in result.stderr
+        and result.stdout == ""
+    )
     *before, last = result.stderr.strip().splitlines()
-    assert last.startswith("cloudlearn: ") and all(re.fullmatch(r"cloudlearn: [\w -]+ \.\.\.", line) for line in before), result.stderr
+    assert last.startswith("cloudlearn: ") and all(
+        re.fullmatch(r"cloudlearn: [\w -]+ \.\.\.", line) for line in before
+    ), result.stderr
     assert not (out and Path(out).exists()), "nothing is written where the input is at fault"
     return last.removeprefix("cloudlearn: ")
 
 
 def python(code, **environment):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ the program
 
+
 def test_the_program_is_installed_and_answers():
     program = Path(sys.executable).with_name("cloudlearn")
     run = subprocess.run([str(program), "--help"], capture_output=True, text=True)
-    assert run.returncode == 0 and {"clouds", "score"} <= set(run.stdout.split()) and run.stderr == ""
+    assert (
+        run.returncode == 0 and {"clouds", "score"} <= set(run.stdout.split()) and run.stderr == ""
+    )
 
 
 def test_help_loads_no_heavy_library():
     heavy = "{'torch', 'torchvision', 'lightning', 'pandas', 'matplotlib', 'sklearn'}"
-    calls = {"--help": 0, "clouds --help": 0, "score -h": 0, "--version": 0, "clouds --size 5": 2, "clouds --recall 7": 2, "clouds --weights none.pth": 2}
+    calls = {
+        "--help": 0,
+        "clouds --help": 0,
+        "score -h": 0,
+        "--version": 0,
+        "clouds --size 5": 2,
+        "clouds --recall 7": 2,
+        "clouds --weights none.pth": 2,
+    }
     run = python(f"""
 import sys
 from cloudlearn.cli import app
@@ -63,34 +84,99 @@ for words in {list(calls)}:
     sys.argv[1:] = words.split()
     try: app()
     except SystemExit as end: print(f"{{end.code}}: {{sorted({heavy} & set(sys.modules))}}")""")
-    assert [line for line in run.stdout.splitlines() if line[1:3] == ": "] == [f"{status}: []" for status in calls.values()], run.stdout + run.stderr
+    assert [line for line in run.stdout.splitlines() if line[1:3] == ": "] == [
+        f"{status}: []" for status in calls.values()
+    ], run.stdout + run.stderr
 
 
-@pytest.mark.parametrize("words, expected", [
-    (["clouds", "--help"], ["--data", "--out", "--size", "--epochs", "--encoder", "--weights", "--seed", "--resume", "--flips", "--recall", "--scenes", "--model", "unet-zero", "--loss", "focal-tversky", "96x144", "160x240"]),
-    (["xray", "--help"], ["--data", "--out", "--size", "--epochs", "--encoder", "small", "--weights", "--seed", "--resume", "--drop-shared", "--scenes", "not a diagnosis"]),
-    (["score", "--help"], ["SUBMISSION.csv", "TRUTH.csv"]),
-    (["--version"], ["cloudlearn 0.1.0"]),
-])
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (
+            ["clouds", "--help"],
+            [
+                "--data",
+                "--out",
+                "--size",
+                "--epochs",
+                "--encoder",
+                "--weights",
+                "--seed",
+                "--resume",
+                "--flips",
+                "--recall",
+                "--scenes",
+                "--model",
+                "unet-zero",
+                "--loss",
+                "focal-tversky",
+                "96x144",
+                "160x240",
+            ],
+        ),
+        (
+            ["xray", "--help"],
+            [
+                "--data",
+                "--out",
+                "--size",
+                "--epochs",
+                "--encoder",
+                "small",
+                "--weights",
+                "--seed",
+                "--resume",
+                "--drop-shared",
+                "--scenes",
+                "not a diagnosis",
+            ],
+        ),
+        (["score", "--help"], ["SUBMISSION.csv", "TRUTH.csv"]),
+        (["--version"], ["cloudlearn 0.1.0"]),
+    ],
+)
 def test_help_names_everything(words, expected):
     result = call(*words)
     assert result.exit_code == 0 and all(text in result.stdout for text in expected), result.stdout
 
 
-@pytest.mark.parametrize("words, quoted", [
-    (["--nope"], "--nope"), (["cluods"], "cluods"), (["clouds", "--nope"], "--nope"), (["clouds", "--epochs", "many"], "--epochs"), (["clouds", "--epochs", "0"], "--epochs"),
-    (["clouds", "--seed", "-1"], "--seed"), (["clouds", "--scenes", "39"], "--scenes"), (["clouds", "--recall", "high"], "--recall"), (["clouds", "--loss", "bec"], "bce"), (["clouds", "--model", "deeplabv3"], "deeplabv3-zero"), (["clouds", "extra"], "extra"),
-    (["xray", "--encoder", "resnet34"], "efficientnet-lite0"), (["xray", "--scenes", "39"], "--scenes"), (["xray", "--epochs", "0"], "--epochs"), (["xray", "--size", "64"], "height x width"),
-    (["score", "only-one.csv"], "TRUTH.csv"),
-])
+@pytest.mark.parametrize(
+    "words, quoted",
+    [
+        (["--nope"], "--nope"),
+        (["cluods"], "cluods"),
+        (["clouds", "--nope"], "--nope"),
+        (["clouds", "--epochs", "many"], "--epochs"),
+        (["clouds", "--epochs", "0"], "--epochs"),
+        (["clouds", "--seed", "-1"], "--seed"),
+        (["clouds", "--scenes", "39"], "--scenes"),
+        (["clouds", "--recall", "high"], "--recall"),
+        (["clouds", "--loss", "bec"], "bce"),
+        (["clouds", "--model", "deeplabv3"], "deeplabv3-zero"),
+        (["clouds", "extra"], "extra"),
+        (["xray", "--encoder", "resnet34"], "efficientnet-lite0"),
+        (["xray", "--scenes", "39"], "--scenes"),
+        (["xray", "--epochs", "0"], "--epochs"),
+        (["xray", "--size", "64"], "height x width"),
+        (["score", "only-one.csv"], "TRUTH.csv"),
+    ],
+)
 def test_wrong_use_is_status_2_and_quotes_the_word(words, quoted):
     result = call(*words)
-    assert result.exit_code == 2 and quoted in result.stderr and "Traceback" not in result.stderr and result.stdout == ""
+    assert (
+        result.exit_code == 2
+        and quoted in result.stderr
+        and "Traceback" not in result.stderr
+        and result.stdout == ""
+    )
 
 
 def test_main_needs_no_screen(monkeypatch):
-    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")      # as a notebook leaves it to its subprocesses
-    with patch.object(cli, "app") as app: cli.main()
+    monkeypatch.setenv(
+        "MPLBACKEND", "module://matplotlib_inline.backend_inline"
+    )  # as a notebook leaves it to its subprocesses
+    with patch.object(cli, "app") as app:
+        cli.main()
     assert app.called and os.environ["MPLBACKEND"] == "Agg"
 
 
@@ -98,32 +184,52 @@ def test_main_needs_no_screen(monkeypatch):
 def test_waiting_threads_sleep_unless_told_otherwise(monkeypatch, before, after):
     "Set before anything loads torch, whose threads would otherwise spin while they wait."
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    if before: monkeypatch.setenv("OMP_WAIT_POLICY", before)
+    if before:
+        monkeypatch.setenv("OMP_WAIT_POLICY", before)
     seen = []
-    with patch.object(cli, "app", lambda: seen.append(os.environ["OMP_WAIT_POLICY"])): cli.main()
+    with patch.object(cli, "app", lambda: seen.append(os.environ["OMP_WAIT_POLICY"])):
+        cli.main()
     assert seen == [after]
 
 
 # --------------------------------------------------------------------------------------------- errors and sentences
 
-@pytest.mark.parametrize("error, words", [
-    (ValueError("train.csv, line 3: twice;\n  remove one"), "train.csv, line 3: twice; remove one"),
-    (ValueError(), "ValueError"),
-    (FileNotFoundError(2, "No such file or directory", "a.csv"), "a.csv: no such file or directory"),
-    (PermissionError(13, "Permission denied", "out"), "out: permission denied"),
-    (OSError("disk full"), "disk full"),
-])
+
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (
+            ValueError("train.csv, line 3: twice;\n  remove one"),
+            "train.csv, line 3: twice; remove one",
+        ),
+        (ValueError(), "ValueError"),
+        (
+            FileNotFoundError(2, "No such file or directory", "a.csv"),
+            "a.csv: no such file or directory",
+        ),
+        (PermissionError(13, "Permission denied", "out"), "out: permission denied"),
+        (OSError("disk full"), "disk full"),
+    ],
+)
 def test_a_fault_of_the_input_is_one_sentence(error, words, capsys):
-    with pytest.raises(cli.typer.Exit) as end, cli.sentences(): raise error
+    with pytest.raises(cli.typer.Exit) as end, cli.sentences():
+        raise error
     said = capsys.readouterr()
-    assert end.value.exit_code == 2 and said.out == "" and said.err.startswith(f"cloudlearn: {words}") and said.err.count("\n") == 1
+    assert (
+        end.value.exit_code == 2
+        and said.out == ""
+        and said.err.startswith(f"cloudlearn: {words}")
+        and said.err.count("\n") == 1
+    )
 
 
 def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
     for error in (ZeroDivisionError, KeyError, RuntimeError, AssertionError):
-        with pytest.raises(error), cli.sentences(): raise error("ours")
+        with pytest.raises(error), cli.sentences():
+            raise error("ours")
     monkeypatch.setenv("CLOUDLEARN_TRACEBACK", "1")
-    with pytest.raises(ValueError), cli.sentences(): raise ValueError("wanted")
+    with pytest.raises(ValueError), cli.sentences():
+        raise ValueError("wanted")
 
 
 def pipeline(answer):
@@ -132,39 +238,118 @@ def pipeline(answer):
 
 
 def test_ctrl_c_says_how_to_go_on():
-    def stopped(*_): raise KeyboardInterrupt
-    with pipeline(stopped): result = call("clouds")
-    assert result.exit_code == 130 and "--resume" in result.stderr and "Traceback" not in result.stderr
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with pipeline(stopped):
+        result = call("clouds")
+    assert (
+        result.exit_code == 130 and "--resume" in result.stderr and "Traceback" not in result.stderr
+    )
 
 
 def test_every_option_reaches_its_field(tmp_path):
     weights, seen = tmp_path / "w.pth", []
     weights.touch()
+
     def taken(name, run):
         seen.append((name, run))
         return pd.DataFrame({"step": ["raw"], "dice": [0.53125]})
+
     with pipeline(taken):
         assert call("clouds").exit_code == 0
-        result = call("clouds", "--data", tmp_path, "--out", tmp_path / "o", "--size", "64x96", "--epochs", 3, "--encoder", "resnet34", "--weights", weights,
-                      "--seed", 7, "--resume", "--flips", "--recall", 0.9, "--scenes", 50, "--loss", "lovasz", "--model", "unet")
-        assert call("cars", "--dilate", 0, "--classes", "spacing,Dent", "--keep-empty", "--model", "unet-zero").exit_code == 0
+        result = call(
+            "clouds",
+            "--data",
+            tmp_path,
+            "--out",
+            tmp_path / "o",
+            "--size",
+            "64x96",
+            "--epochs",
+            3,
+            "--encoder",
+            "resnet34",
+            "--weights",
+            weights,
+            "--seed",
+            7,
+            "--resume",
+            "--flips",
+            "--recall",
+            0.9,
+            "--scenes",
+            50,
+            "--loss",
+            "lovasz",
+            "--model",
+            "unet",
+        )
+        assert (
+            call(
+                "cars",
+                "--dilate",
+                0,
+                "--classes",
+                "spacing,Dent",
+                "--keep-empty",
+                "--model",
+                "unet-zero",
+            ).exit_code
+            == 0
+        )
         assert call("xray", "--drop-shared", "--encoder", "small", "--size", "48x32").exit_code == 0
-    assert seen == [("clouds", CloudRun(size=(96, 144), epochs=5, batch_size=8)),
-                    ("clouds", CloudRun(data=tmp_path, out=tmp_path / "o", size=(64, 96), epochs=3, batch_size=16, encoder="resnet34", weights=str(weights),
-                                        seed=7, resume=True, flips=True, recall=0.9, scenes=50, loss="lovasz")),
-                    ("cars", CarRun(size=(96, 144), epochs=12, dilate=0, classes=("dent", "spacing"), keep_empty=True, model="unet-zero")),
-                    ("xray", XrayRun(size=(48, 32), epochs=6, encoder="small", drop_shared=True))]
-    assert "raw 0.5312" in result.stdout and result.stdout.splitlines()[-1] == f"report: {tmp_path / 'o' / 'report.html'}"
+    assert seen == [
+        ("clouds", CloudRun(size=(96, 144), epochs=5, batch_size=8)),
+        (
+            "clouds",
+            CloudRun(
+                data=tmp_path,
+                out=tmp_path / "o",
+                size=(64, 96),
+                epochs=3,
+                batch_size=16,
+                encoder="resnet34",
+                weights=str(weights),
+                seed=7,
+                resume=True,
+                flips=True,
+                recall=0.9,
+                scenes=50,
+                loss="lovasz",
+            ),
+        ),
+        (
+            "cars",
+            CarRun(
+                size=(96, 144),
+                epochs=12,
+                dilate=0,
+                classes=("dent", "spacing"),
+                keep_empty=True,
+                model="unet-zero",
+            ),
+        ),
+        ("xray", XrayRun(size=(48, 32), epochs=6, encoder="small", drop_shared=True)),
+    ]
+    assert (
+        "raw 0.5312" in result.stdout
+        and result.stdout.splitlines()[-1] == f"report: {tmp_path / 'o' / 'report.html'}"
+    )
 
 
-@pytest.mark.parametrize("name, settings", [("clouds", CloudRun), ("cars", CarRun), ("xray", XrayRun)])
+@pytest.mark.parametrize(
+    "name, settings", [("clouds", CloudRun), ("cars", CarRun), ("xray", XrayRun)]
+)
 def test_every_field_is_an_option_with_its_default_in_the_help(name, settings):
     said = " ".join(call(name, "--help").stdout.split())
     for item in dataclasses.fields(settings):
-        if item.name in ("progress", "batch_size"): continue
+        if item.name in ("progress", "batch_size"):
+            continue
         assert f"--{item.name.replace('_', '-')}" in said
         for kind in ("scenes", "data"):
-            if kind in item.metadata: assert f"{cli._shown(item.metadata[kind])} for {kind}" in said
+            if kind in item.metadata:
+                assert f"{cli._shown(item.metadata[kind])} for {kind}" in said
 
 
 def test_settings_of_an_earlier_run_are_taken_up_and_what_is_typed_wins(tmp_path):
@@ -172,22 +357,54 @@ def test_settings_of_an_earlier_run_are_taken_up_and_what_is_typed_wins(tmp_path
     (tmp_path / "run.json").write_text(json.dumps({"settings": plain_settings(before)}))
     seen = []
     with pipeline(lambda name, run: seen.append(run) or pd.DataFrame({"step": []})):
-        assert call("clouds", "--config", tmp_path / "run.json", "--seed", 9, "--out", tmp_path / "o").exit_code == 0
+        assert (
+            call(
+                "clouds", "--config", tmp_path / "run.json", "--seed", 9, "--out", tmp_path / "o"
+            ).exit_code
+            == 0
+        )
     assert seen == [dataclasses.replace(before, seed=9, out=tmp_path / "o")]
     (tmp_path / "bad.json").write_text("{")
     (tmp_path / "other.json").write_text(json.dumps({"settings": {"sise": 3}}))
-    assert "give the run.json of an earlier run" in refused("clouds", "--config", tmp_path / "bad.json", out=tmp_path / "x")
-    assert "no setting 'sise'" in refused("clouds", "--config", tmp_path / "other.json", out=tmp_path / "x")
+    assert "give the run.json of an earlier run" in refused(
+        "clouds", "--config", tmp_path / "bad.json", out=tmp_path / "x"
+    )
+    assert "no setting 'sise'" in refused(
+        "clouds", "--config", tmp_path / "other.json", out=tmp_path / "x"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- options
 
+
 @given(st.integers(32, 4096), st.integers(32, 4096))
 def test_a_size_is_height_first(height, width):
-    assert cli.parse_size(f"{height}x{width}") == cli.parse_size(f" {height} X {width} ") == (height, width)
+    assert (
+        cli.parse_size(f"{height}x{width}")
+        == cli.parse_size(f" {height} X {width} ")
+        == (height, width)
+    )
 
 
-@pytest.mark.parametrize("text", ["31x240", "160x31", "160x4097", "0x0", "160", "160x", "x240", "160*240", "-160x240", "160x240x3", "1.6e2x240", "", "٣٢x٣٢", "²x32"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "31x240",
+        "160x31",
+        "160x4097",
+        "0x0",
+        "160",
+        "160x",
+        "x240",
+        "160*240",
+        "-160x240",
+        "160x240x3",
+        "1.6e2x240",
+        "",
+        "٣٢x٣٢",
+        "²x32",
+    ],
+)
 def test_a_wrong_size_is_refused(text, tmp_path):
     assert refused("clouds", "--size", text, out=tmp_path / "out").startswith(f"--size {text}: ")
 
@@ -217,19 +434,38 @@ def test_an_impossible_folder_for_results_is_refused_at_once(tmp_path):
 
 @pytest.mark.parametrize("command", ["clouds", "cars"])
 def test_a_network_from_zero_takes_no_encoder(command, tmp_path):
-    assert "leave --encoder out" in refused(command, "--model", "unet-zero", "--encoder", "resnet34", out=tmp_path / "run")
+    assert "leave --encoder out" in refused(
+        command, "--model", "unet-zero", "--encoder", "resnet34", out=tmp_path / "run"
+    )
 
 
 def test_the_options_name_every_network_and_loss():
     from cloudlearn.encoders import ZERO
     from cloudlearn.losses import LOSSES
+
     for settings in (CloudRun, CarRun):
-        named = {item.name: set(item.metadata["choices"]) for item in dataclasses.fields(settings) if "choices" in item.metadata}
+        named = {
+            item.name: set(item.metadata["choices"])
+            for item in dataclasses.fields(settings)
+            if "choices" in item.metadata
+        }
         assert named["loss"] == set(LOSSES) and set(ZERO) < named["model"]
 
 
 def test_a_run_with_a_network_from_zero_and_another_loss(tmp_path):
-    assert call("clouds", "--out", tmp_path / "o", *SMALL, "--model", "deeplabv3-zero", "--loss", "focal").exit_code == 0
+    assert (
+        call(
+            "clouds",
+            "--out",
+            tmp_path / "o",
+            *SMALL,
+            "--model",
+            "deeplabv3-zero",
+            "--loss",
+            "focal",
+        ).exit_code
+        == 0
+    )
     settings = json.loads((tmp_path / "o/run.json").read_text())["settings"]
     assert (settings["model"], settings["loss"]) == ("deeplabv3-zero", "focal")
 
@@ -246,14 +482,22 @@ def test_a_file_that_holds_no_weights_is_refused(tmp_path):
 
 # ------------------------------------------------------------------------------------------------------------- data
 
+
 @pytest.fixture
 def kaggle(tmp_path):
     "A folder in the competition's layout with thirty small pictures and two to be submitted."
     folder, rng = tmp_path / "kaggle", np.random.default_rng(0)
     for place, count in (("train_images", 30), ("test_images", 2)):
         (folder / place).mkdir(parents=True)
-        for i in range(count): Image.fromarray(rng.integers(0, 256, (64, 96, 3), np.uint8)).save(folder / place / f"{place[:2]}{i:02d}.jpg")
-    rows = [f"tr{i:02d}.jpg_{name},{'1 9000' if (i + k) % 5 else ''}\n" for i in range(30) for k, name in enumerate(CLASSES)]
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (64, 96, 3), np.uint8)).save(
+                folder / place / f"{place[:2]}{i:02d}.jpg"
+            )
+    rows = [
+        f"tr{i:02d}.jpg_{name},{'1 9000' if (i + k) % 5 else ''}\n"
+        for i in range(30)
+        for k, name in enumerate(CLASSES)
+    ]
     (folder / "train.csv").write_text(HEADER + "".join(rows))
     return folder
 
@@ -269,18 +513,40 @@ def test_a_good_folder_passes_the_check(kaggle, tmp_path):
     assert result.exit_code == 0 and "30 labelled pictures, 2 to submit, no faults" in result.stdout
 
 
-@pytest.mark.parametrize("data, words", [("none", "there is no such folder"), ("kaggle/train.csv", "there is no such folder"), ("kaggle/test_images", "train.csv: there is no such file")])
+@pytest.mark.parametrize(
+    "data, words",
+    [
+        ("none", "there is no such folder"),
+        ("kaggle/train.csv", "there is no such folder"),
+        ("kaggle/test_images", "train.csv: there is no such file"),
+    ],
+)
 def test_a_missing_folder(kaggle, tmp_path, data, words):
     said = refused("clouds", "--data", tmp_path / data, out=tmp_path / "out")
     assert words in said and data in said
 
 
-@pytest.mark.parametrize("old, new, words", [
-    ("Image_Label,EncodedPixels", "ImageId,Mask", ["train.csv, line 1", "ImageId,Mask", "must be Image_Label,EncodedPixels"]),
-    ("tr01.jpg_Sugar", "tr01.jpg_Suger", ["train.csv, line 9", "'Suger'", "Fish, Flower, Gravel, Sugar"]),
-    ("tr01.jpg_Flower", "tr01.jpg_Fish", ["train.csv, line 7", "tr01.jpg_Fish", "line 6", "remove one"]),
-    ("tr01.jpg_Fish", "tr99.jpg_Fish", ["train.csv", "tr99.jpg"]),
-])
+@pytest.mark.parametrize(
+    "old, new, words",
+    [
+        (
+            "Image_Label,EncodedPixels",
+            "ImageId,Mask",
+            ["train.csv, line 1", "ImageId,Mask", "must be Image_Label,EncodedPixels"],
+        ),
+        (
+            "tr01.jpg_Sugar",
+            "tr01.jpg_Suger",
+            ["train.csv, line 9", "'Suger'", "Fish, Flower, Gravel, Sugar"],
+        ),
+        (
+            "tr01.jpg_Flower",
+            "tr01.jpg_Fish",
+            ["train.csv, line 7", "tr01.jpg_Fish", "line 6", "remove one"],
+        ),
+        ("tr01.jpg_Fish", "tr99.jpg_Fish", ["train.csv", "tr99.jpg"]),
+    ],
+)
 def test_a_fault_in_the_labels_names_file_line_and_mend(kaggle, tmp_path, old, new, words):
     spoil(kaggle, old, new)
     said = refused("clouds", "--data", kaggle, out=tmp_path / "out")
@@ -307,31 +573,52 @@ def test_a_picture_that_is_not_there(kaggle, tmp_path):
 
 # ------------------------------------------------------------------------------------------------------------ score
 
+
 def pixels(text):
     numbers = [int(number) for number in text.split()]
-    return {pixel for start, length in zip(numbers[::2], numbers[1::2]) for pixel in range(start - 1, start - 1 + length)}
+    return {
+        pixel
+        for start, length in zip(numbers[::2], numbers[1::2])
+        for pixel in range(start - 1, start - 1 + length)
+    }
 
 
 def shrunk(text):
     "Pixels of 1400x2100 at the centres of 350x525: every fourth row and column from the third."
     found = (divmod(pixel, 1400) for pixel in pixels(text))
-    return {column // 4 * 350 + row // 4 for column, row in found if row % 4 == 2 and column % 4 == 2}
+    return {
+        column // 4 * 350 + row // 4 for column, row in found if row % 4 == 2 and column % 4 == 2
+    }
 
 
 def write(path, table):
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerows([HEADER.strip().split(","), *((f"{picture}_{name}", text) for picture, texts in table.items() for name, text in zip(CLASSES, texts))])
+        writer.writerows(
+            [
+                HEADER.strip().split(","),
+                *(
+                    (f"{picture}_{name}", text)
+                    for picture, texts in table.items()
+                    for name, text in zip(CLASSES, texts)
+                ),
+            ]
+        )
     return path
 
 
 def boxes(rng, pictures, height, width):
     "Random boxes as run lengths, a third of them empty; the first reaches into the last column."
+
     def one(first):
         mask = np.zeros((height, width), bool)
-        top, left = rng.integers(height // 2), width - width // 4 if first else rng.integers(width // 2)
-        mask[top:top + height // 4, left:left + width // 4] = first or rng.random() < 0.67
+        top, left = (
+            rng.integers(height // 2),
+            width - width // 4 if first else rng.integers(width // 2),
+        )
+        mask[top : top + height // 4, left : left + width // 4] = first or rng.random() < 0.67
         return rle_encode(mask)
+
     return {f"p{i}.jpg": [one(i == k == 0) for k in range(4)] for i in range(pictures)}
 
 
@@ -346,10 +633,14 @@ def test_score_equals_a_loop_over_sets_of_pixels(tmp_path, seed, large):
             a, b = pixels(mine), shrunk(theirs) if large else pixels(theirs)
             per_pair[picture, name] = 2 * len(a & b) / (len(a) + len(b)) if a or b else 1.0
     shuffled = dict(sorted(true.items(), key=lambda _: rng.random()))
-    result = call("score", write(tmp_path / "said.csv", said), write(tmp_path / "true.csv", shuffled))
+    result = call(
+        "score", write(tmp_path / "said.csv", said), write(tmp_path / "true.csv", shuffled)
+    )
     lines = result.stdout.splitlines()
     assert lines[0] == "3 pictures" and lines[-1] == f"dice {np.mean(list(per_pair.values())):.4f}"
-    assert [line.split() for line in lines[1:-1]] == [[name, f"{np.mean([per_pair[picture, name] for picture in said]):.4f}"] for name in CLASSES]
+    assert [line.split() for line in lines[1:-1]] == [
+        [name, f"{np.mean([per_pair[picture, name] for picture in said]):.4f}"] for name in CLASSES
+    ]
     assert 0 < np.mean(list(per_pair.values())) < 1
 
 
@@ -357,14 +648,21 @@ def test_the_last_line_of_score_can_be_cut_out(tmp_path):
     empty = {"a.jpg": [""] * 4}
     for truth, value in ((empty, "1.0000"), ({"a.jpg": ["183750 1", "", "", ""]}, "0.7500")):
         result = call("score", write(tmp_path / "s.csv", empty), write(tmp_path / "t.csv", truth))
-        assert re.fullmatch(r"dice \d\.\d{4}", result.stdout.splitlines()[-1]) and result.stdout.endswith(f"dice {value}\n") and result.stderr == ""
+        assert (
+            re.fullmatch(r"dice \d\.\d{4}", result.stdout.splitlines()[-1])
+            and result.stdout.endswith(f"dice {value}\n")
+            and result.stderr == ""
+        )
 
 
-@pytest.mark.parametrize("said, true, words", [
-    ({"a.jpg": ["1 5", "", "", ""]}, {"b.jpg": [""] * 4}, ["s.csv", "b.jpg"]),
-    ({"a.jpg": ["1 5 2 2", "", "", ""]}, {"a.jpg": [""] * 4}, ["s.csv", "a.jpg_Fish", "run 2"]),
-    ({"a.jpg": ["183750 2", "", "", ""]}, {"a.jpg": [""] * 4}, ["s.csv", "a.jpg_Fish"]),
-])
+@pytest.mark.parametrize(
+    "said, true, words",
+    [
+        ({"a.jpg": ["1 5", "", "", ""]}, {"b.jpg": [""] * 4}, ["s.csv", "b.jpg"]),
+        ({"a.jpg": ["1 5 2 2", "", "", ""]}, {"a.jpg": [""] * 4}, ["s.csv", "a.jpg_Fish", "run 2"]),
+        ({"a.jpg": ["183750 2", "", "", ""]}, {"a.jpg": [""] * 4}, ["s.csv", "a.jpg_Fish"]),
+    ],
+)
 def test_score_refuses_what_it_cannot_compare(tmp_path, said, true, words):
     sentence = refused("score", write(tmp_path / "s.csv", said), write(tmp_path / "t.csv", true))
     assert all(word in sentence for word in words), sentence
@@ -372,6 +670,7 @@ def test_score_refuses_what_it_cannot_compare(tmp_path, said, true, words):
 
 
 # ---------------------------------------------------------------------------------------------------- one small run
+
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
@@ -386,7 +685,12 @@ def test_the_run_prints_its_ladder_and_says_where_the_report_is(finished):
     out, result = finished
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["step", "dice", "low", "high", "dice_present", "dice_empty"]
-    assert [line.split()[0] for line in lines[1:-1]] == ["blank", "raw", "area", "recall"] and lines[-1] == f"report: {out / 'report.html'}"
+    assert [line.split()[0] for line in lines[1:-1]] == [
+        "blank",
+        "raw",
+        "area",
+        "recall",
+    ] and lines[-1] == f"report: {out / 'report.html'}"
     assert "Traceback" not in result.stderr and "Warning" not in result.stderr
 
 
@@ -395,53 +699,96 @@ def test_the_ladder_has_its_columns_and_is_a_ladder(finished):
     assert text.splitlines()[0] == "step,dice,low,high,dice_present,dice_empty"
     ladder = pd.read_csv(finished[0] / "ladder.csv", index_col="step")
     assert list(ladder.index) == ["blank", "raw", "area", "recall"]
-    assert ((ladder["low"] <= ladder["dice"]) & (ladder["dice"] <= ladder["high"])).all() and ladder.to_numpy().min() >= 0 and ladder.to_numpy().max() <= 1
+    assert (
+        ((ladder["low"] <= ladder["dice"]) & (ladder["dice"] <= ladder["high"])).all()
+        and ladder.to_numpy().min() >= 0
+        and ladder.to_numpy().max() <= 1
+    )
     assert ladder.loc["blank", ["dice_present", "dice_empty"]].tolist() == [0, 1]
-    empty = ladder.loc["blank", "dice"]     # the share of empty pairs
-    assert np.allclose(ladder["dice"], empty * ladder["dice_empty"] + (1 - empty) * ladder["dice_present"])
+    empty = ladder.loc["blank", "dice"]  # the share of empty pairs
+    assert np.allclose(
+        ladder["dice"], empty * ladder["dice_empty"] + (1 - empty) * ladder["dice_present"]
+    )
 
 
 def test_the_record_of_the_run(finished):
     record = json.loads((finished[0] / "run.json").read_text())
     assert {"settings", "versions", "seed", "data", "seconds"} <= set(record)
-    assert record["settings"]["size"] == [32, 48] and record["settings"]["epochs"] == 1 and record["settings"]["batch_size"] == 8 and record["seed"] == record["settings"]["seed"] == 0
-    assert "40 generated scenes" in str(record["data"]) and record["versions"]["torch"] and all(value >= 0 for value in record["seconds"].values()) and len(record["seconds"]) >= 4
+    assert (
+        record["settings"]["size"] == [32, 48]
+        and record["settings"]["epochs"] == 1
+        and record["settings"]["batch_size"] == 8
+        and record["seed"] == record["settings"]["seed"] == 0
+    )
+    assert (
+        "40 generated scenes" in str(record["data"])
+        and record["versions"]["torch"]
+        and all(value >= 0 for value in record["seconds"].values())
+        and len(record["seconds"]) >= 4
+    )
 
 
-def test_runs_are_collected_and_a_setting_that_an_earlier_version_did_not_record_stays_open(finished, tmp_path):
+def test_runs_are_collected_and_a_setting_that_an_earlier_version_did_not_record_stays_open(
+    finished, tmp_path
+):
     from cloudlearn.clouds.run import collect_runs
+
     record = json.loads((finished[0] / "run.json").read_text())
     del record["settings"]["batch_size"]
     (tmp_path / "run.json").write_text(json.dumps(record))
     table = collect_runs([finished[0], tmp_path])
-    assert table["batch_size"].dropna().tolist() == [8] * 4 and table["batch_size"].isna().tolist() == [False] * 4 + [True] * 4
-    assert table["step"].tolist() == ["blank", "raw", "area", "recall"] * 2 and table["dice"][:4].tolist() == table["dice"][4:].tolist()
+    assert (
+        table["batch_size"].dropna().tolist() == [8] * 4
+        and table["batch_size"].isna().tolist() == [False] * 4 + [True] * 4
+    )
+    assert (
+        table["step"].tolist() == ["blank", "raw", "area", "recall"] * 2
+        and table["dice"][:4].tolist() == table["dice"][4:].tolist()
+    )
 
 
 def test_the_report_and_the_weights_are_there(finished):
     out, _ = finished
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") >= 4 and not re.search(r'(src|href)="(?!data:|#)', page)
-    for name in ("raw", "recall", "efficientnet-lite0", "presence_threshold"): assert name in page
-    for name in ("segment", "presence"): assert (out / f"{name}-last.safetensors").stat().st_size > 1e6 and json.loads((out / f"{name}-last.json").read_text())
+    assert page.count("data:image/png;base64,") >= 4 and not re.search(
+        r'(src|href)="(?!data:|#)', page
+    )
+    for name in ("raw", "recall", "efficientnet-lite0", "presence_threshold"):
+        assert name in page
+    for name in ("segment", "presence"):
+        assert (out / f"{name}-last.safetensors").stat().st_size > 1e6 and json.loads(
+            (out / f"{name}-last.json").read_text()
+        )
     assert not list(out.rglob("*.partial")) and not list(out.glob("*.ckpt"))
 
 
 @pytest.mark.parametrize("name", ["first_submission.csv", "final_submission.csv"])
 def test_the_submissions_are_valid_for_the_test_pictures(finished, name):
     out, _ = finished
-    wanted = [line.split(",")[0] for line in (out / "scenes" / "sample_submission.csv").read_text().splitlines()[1:]]
+    wanted = [
+        line.split(",")[0]
+        for line in (out / "scenes" / "sample_submission.csv").read_text().splitlines()[1:]
+    ]
     lines = (out / name).read_text().splitlines()
     assert lines[0] == HEADER.strip() and [line.split(",")[0] for line in lines[1:]] == wanted
-    assert {pair.rsplit("_", 1)[0] for pair in wanted} == {path.name for path in (out / "scenes" / "test_images").iterdir()}
+    assert {pair.rsplit("_", 1)[0] for pair in wanted} == {
+        path.name for path in (out / "scenes" / "test_images").iterdir()
+    }
     for line in lines[1:]:
         numbers = [int(number) for number in line.split(",")[1].split()]
         starts, ends = np.array(numbers[::2]), np.array(numbers[::2]) + numbers[1::2]
-        assert len(numbers) % 2 == 0 and (starts[1:] >= ends[:-1]).all() and (not numbers or starts[0] >= 1 and ends[-1] - 1 <= 350 * 525)
+        assert (
+            len(numbers) % 2 == 0
+            and (starts[1:] >= ends[:-1]).all()
+            and (not numbers or starts[0] >= 1 and ends[-1] - 1 <= 350 * 525)
+        )
 
 
 def test_the_final_submission_only_empties_pairs_of_the_first(finished):
-    first, final = ([line.split(",")[1] for line in (finished[0] / name).read_text().splitlines()[1:]] for name in ("first_submission.csv", "final_submission.csv"))
+    first, final = (
+        [line.split(",")[1] for line in (finished[0] / name).read_text().splitlines()[1:]]
+        for name in ("first_submission.csv", "final_submission.csv")
+    )
     assert all(after in ("", before) for before, after in zip(first, final, strict=True))
 
 
@@ -460,7 +807,8 @@ def test_the_same_seed_gives_the_same_ladder_in_another_folder(finished, tmp_pat
         assert (tmp_path / "again" / name).read_bytes() == (out / name).read_bytes(), name
 
 
-def results(out): return {path.name: path.read_bytes() for path in out.glob("*.csv") if "log" not in path.name}
+def results(out):
+    return {path.name: path.read_bytes() for path in out.glob("*.csv") if "log" not in path.name}
 
 
 def test_resume_after_the_end_gives_the_same_results(finished):
@@ -476,21 +824,50 @@ def test_resume_with_other_settings_is_refused_and_harms_nothing(finished, chang
     before = results(out) | {"report.html": (out / "report.html").read_bytes()}
     result = call("clouds", "--out", out, *SMALL, *change, "--resume")
     last = result.stderr.strip().splitlines()[-1]
-    assert result.exit_code == 2 and last.startswith("cloudlearn: ") and change[0].lstrip("-") in last and "Traceback" not in result.stderr
-    assert results(out) | {"report.html": (out / "report.html").read_bytes()} == before, "a refused run leaves the finished one as it is"
+    assert (
+        result.exit_code == 2
+        and last.startswith("cloudlearn: ")
+        and change[0].lstrip("-") in last
+        and "Traceback" not in result.stderr
+    )
+    assert results(out) | {"report.html": (out / "report.html").read_bytes()} == before, (
+        "a refused run leaves the finished one as it is"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ experiments
 
-EXPERIMENTS = ["baseline", "car_models", "cloud_models", "clusters", "dilation", "empty", "imbalance", "losses", "overlap", "padding", "regime", "shrink", "skip",
-               "styles", "targets", "tasks", "windows"]
+EXPERIMENTS = [
+    "baseline",
+    "car_models",
+    "cloud_models",
+    "clusters",
+    "dilation",
+    "empty",
+    "imbalance",
+    "losses",
+    "overlap",
+    "padding",
+    "regime",
+    "shrink",
+    "skip",
+    "styles",
+    "targets",
+    "tasks",
+    "windows",
+]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_listed_experiment_is_a_function_of_seeds(name):
     parameters = inspect.signature(cli.find_experiment(name)).parameters
-    assert next(iter(parameters)) == "seeds" and all(parameter.default is not inspect.Parameter.empty for parameter in parameters.values())
+    assert next(iter(parameters)) == "seeds" and all(
+        parameter.default is not inspect.Parameter.empty for parameter in parameters.values()
+    )
 
 
 def test_the_list_of_experiments_is_whole():
-    with pytest.raises(ValueError, match=f"no experiment 'tea'; choose one of {', '.join(EXPERIMENTS)}$"): cli.find_experiment("tea")
+    with pytest.raises(
+        ValueError, match=f"no experiment 'tea'; choose one of {', '.join(EXPERIMENTS)}$"
+    ):
+        cli.find_experiment("tea")

@@ -1,15 +1,29 @@
 """The final submission: classifier, thresholds and blanking, against slow references and files that are scored again."""
+
 import numpy as np
 import pytest
 import torch
-from cloudlearn.clouds.data import CLASSES, encode_masks, read_labels, score_submission, write_submission
-from cloudlearn.clouds.presence import blank_pairs, presence_classifier, presence_thresholds, train_presence, write_final
-from cloudlearn.encoders import build_classifier
-from cloudlearn.scores import dice
-from cloudlearn.training import predict, native_bf16
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+
+from cloudlearn.clouds.data import (
+    CLASSES,
+    encode_masks,
+    read_labels,
+    score_submission,
+    write_submission,
+)
+from cloudlearn.clouds.presence import (
+    blank_pairs,
+    presence_classifier,
+    presence_thresholds,
+    train_presence,
+    write_final,
+)
+from cloudlearn.encoders import build_classifier
+from cloudlearn.scores import dice
+from cloudlearn.training import native_bf16, predict
 
 
 def presence_of(seed, count=40, classes=4):
@@ -25,23 +39,29 @@ def masks_of(seed, count):
     rng = np.random.default_rng(seed)
     masks = np.zeros((count, 4, 350, 525), bool)
     for n, c in np.ndindex(count, 4):
-        (top, bottom), (left, right) = np.sort(rng.integers(0, 350, 2)), np.sort(rng.integers(0, 525, 2))
-        masks[n, c, top:bottom + 1, left:right + 1] = rng.random() < 0.5
+        (top, bottom), (left, right) = (
+            np.sort(rng.integers(0, 350, 2)),
+            np.sort(rng.integers(0, 525, 2)),
+        )
+        masks[n, c, top : bottom + 1, left : right + 1] = rng.random() < 0.5
     return masks
 
 
 class Means(nn.Module):
     "A classifier that sees the mean colour."
+
     def __init__(self):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.classifier = nn.Linear(3, 4)
 
-    def forward(self, pictures): return self.classifier(pictures.float().mean((2, 3)) / 255)
+    def forward(self, pictures):
+        return self.classifier(pictures.float().mean((2, 3)) / 255)
 
 
 # ------------------------------------------------------------------------------------------------ the classifier
+
 
 def test_a_fresh_classifier_is_undecided():
     pictures = np.random.default_rng(0).integers(0, 256, (6, 64, 96, 3)).astype(np.uint8)
@@ -57,23 +77,45 @@ def test_the_seed_settles_the_head_and_nothing_else():
     one, same, other = (presence_classifier(seed=seed).state_dict() for seed in (1, 1, 2))
     assert torch.equal(torch.rand(1), expected), "the caller's random numbers were touched"
     assert all(torch.equal(one[name], same[name]) for name in one)
-    assert {name for name in one if not torch.equal(one[name], other[name])} == {"1.classifier.weight"}
+    assert {name for name in one if not torch.equal(one[name], other[name])} == {
+        "1.classifier.weight"
+    }
     body = build_classifier(classes=4).state_dict()
     assert all(torch.equal(one[name], body[name]) for name in one if "classifier" not in name)
 
 
 def test_training_minimises_binary_cross_entropy(tmp_path):
-    pictures = np.random.default_rng(1).integers(0, 256, (12, 8, 8, 1)).repeat(3, 3).astype(np.uint8)
+    pictures = (
+        np.random.default_rng(1).integers(0, 256, (12, 8, 8, 1)).repeat(3, 3).astype(np.uint8)
+    )
     pictures = (pictures // 2 + np.arange(0, 120, 10).reshape(12, 1, 1, 1)).astype(np.uint8)
-    present = pictures.mean((1, 2, 3))[:, None] > np.array([80, 100, 120, 140])        # several classes at once
+    present = pictures.mean((1, 2, 3))[:, None] > np.array(
+        [80, 100, 120, 140]
+    )  # several classes at once
     network = Means()
-    log = train_presence(network, (pictures, present), (pictures, present), tmp_path, epochs=3, batch_size=4, progress=False)
-    prob, true = (torch.from_numpy(array).float() for array in (predict(network, pictures), present))
-    assert log.valid_loss.iloc[-1] == pytest.approx(float(nn.functional.binary_cross_entropy(prob, true)), rel=1e-3 if native_bf16() else 1e-4)
-    assert log.train_loss.iloc[-1] < log.train_loss.iloc[0] and (tmp_path / "presence-last.safetensors").exists()
+    log = train_presence(
+        network,
+        (pictures, present),
+        (pictures, present),
+        tmp_path,
+        epochs=3,
+        batch_size=4,
+        progress=False,
+    )
+    prob, true = (
+        torch.from_numpy(array).float() for array in (predict(network, pictures), present)
+    )
+    assert log.valid_loss.iloc[-1] == pytest.approx(
+        float(nn.functional.binary_cross_entropy(prob, true)), rel=1e-3 if native_bf16() else 1e-4
+    )
+    assert (
+        log.train_loss.iloc[-1] < log.train_loss.iloc[0]
+        and (tmp_path / "presence-last.safetensors").exists()
+    )
 
 
 # ------------------------------------------------------------------------------------------------ thresholds
+
 
 @given(st.integers(0, 10**6), st.floats(0.05, 1))
 def test_thresholds_keep_the_recall_and_no_larger_one_does(seed, recall):
@@ -90,13 +132,15 @@ def test_every_class_has_a_threshold_of_its_own(seed):
     present, probs = presence_of(seed)
     order = np.random.default_rng(seed).permutation(4)
     cuts = presence_thresholds(present, probs)
-    np.testing.assert_array_equal(presence_thresholds(present[:, order], probs[:, order]), cuts[order])
+    np.testing.assert_array_equal(
+        presence_thresholds(present[:, order], probs[:, order]), cuts[order]
+    )
     np.testing.assert_array_equal(presence_thresholds(present, probs, 0.5) >= cuts, True)
 
 
 def test_the_last_picture_counts():
     present, probs = presence_of(3, 33)
-    probs[-1], present[-1] = 0.001, True       # a generator of full batches of 32 would drop it
+    probs[-1], present[-1] = 0.001, True  # a generator of full batches of 32 would drop it
     np.testing.assert_array_equal(presence_thresholds(present, probs, 1.0), np.float32(0.001))
 
 
@@ -112,6 +156,7 @@ def test_a_class_without_pictures_is_named():
 
 
 # ------------------------------------------------------------------------------------------------ blanking
+
 
 @given(st.integers(0, 10**6))
 def test_blanking_is_scoring_with_emptied_masks(seed):
@@ -136,7 +181,10 @@ def files(tmp_path):
     "A first submission and its truth, with pictures in no alphabetical order."
     names = ["d.jpg", "a.jpg", "c.jpg", "b.jpg", "e.jpg"]
     pred, true = masks_of(1, 5), masks_of(2, 5)
-    first, truth = (write_submission(tmp_path / f"{name}.csv", names, map(encode_masks, masks)) for name, masks in (("first", pred), ("truth", true)))
+    first, truth = (
+        write_submission(tmp_path / f"{name}.csv", names, map(encode_masks, masks))
+        for name, masks in (("first", pred), ("truth", true))
+    )
     return names, true.any((2, 3)), first, truth
 
 
@@ -149,20 +197,44 @@ def test_the_final_file_scores_what_blank_pairs_says(files, tmp_path, seed):
     final = write_final(tmp_path / "final.csv", first, probs, cuts)
     after = score_submission(final, truth)
     assert list(after.index) == names and first.read_text() == text
-    np.testing.assert_array_equal(after.to_numpy(), blank_pairs(before.to_numpy(), present, probs < cuts.astype(np.float32)))
+    np.testing.assert_array_equal(
+        after.to_numpy(), blank_pairs(before.to_numpy(), present, probs < cuts.astype(np.float32))
+    )
 
 
 def test_a_pair_at_its_threshold_stays(files, tmp_path):
     names, present, first, _ = files
     probs = np.full((5, 4), 0.7, np.float32)
     table = read_labels(first)
-    assert read_labels(write_final(tmp_path / "final.csv", first, probs, np.full(4, 0.7))).equals(table)         # 0.7 in 64 bits is larger
-    assert read_labels(write_final(tmp_path / "final.csv", first, probs, np.array([0.71, 0.7, 0.7, 0.7]))).iloc[:, 0].eq("").all()
-    assert read_labels(write_final(tmp_path / "final.csv", first, probs, np.array([0.71, 0.7, 0.7, 0.7]))).iloc[:, 1:].equals(table.iloc[:, 1:])
+    assert read_labels(write_final(tmp_path / "final.csv", first, probs, np.full(4, 0.7))).equals(
+        table
+    )  # 0.7 in 64 bits is larger
+    assert (
+        read_labels(
+            write_final(tmp_path / "final.csv", first, probs, np.array([0.71, 0.7, 0.7, 0.7]))
+        )
+        .iloc[:, 0]
+        .eq("")
+        .all()
+    )
+    assert (
+        read_labels(
+            write_final(tmp_path / "final.csv", first, probs, np.array([0.71, 0.7, 0.7, 0.7]))
+        )
+        .iloc[:, 1:]
+        .equals(table.iloc[:, 1:])
+    )
 
 
-@pytest.mark.parametrize("probs, cuts, message", [(np.ones((4, 4)), np.ones(4), "5 pictures of 4 classes"), (np.ones((5, 3)), np.ones(3), "5 pictures of 4 classes"),
-                                                  (np.ones((5, 4)), np.ones(3), "4 thresholds"), (np.full((5, 4), np.nan), np.ones(4), "without nan")])
+@pytest.mark.parametrize(
+    "probs, cuts, message",
+    [
+        (np.ones((4, 4)), np.ones(4), "5 pictures of 4 classes"),
+        (np.ones((5, 3)), np.ones(3), "5 pictures of 4 classes"),
+        (np.ones((5, 4)), np.ones(3), "4 thresholds"),
+        (np.full((5, 4), np.nan), np.ones(4), "without nan"),
+    ],
+)
 def test_what_does_not_fit_is_refused_and_nothing_written(files, tmp_path, probs, cuts, message):
     with pytest.raises(ValueError, match=message):
         write_final(tmp_path / "final.csv", files[2], probs, cuts)

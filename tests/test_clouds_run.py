@@ -1,10 +1,16 @@
 """The cloud pipeline: cuts are scored on pictures that had no say in them, and a finished run can be opened again."""
+
 import json
 
 import numpy as np
 import pytest
 
-from cloudlearn.clouds.presence import blank_pairs, presence_classifier, presence_thresholds, write_final
+from cloudlearn.clouds.presence import (
+    blank_pairs,
+    presence_classifier,
+    presence_thresholds,
+    write_final,
+)
 from cloudlearn.clouds.run import CLOUDS, cross_fit, crossed_scores
 from cloudlearn.clouds.segment import AREAS, THRESHOLDS, fit_cuts, read_cuts, write_first
 from cloudlearn.files import load_pictures
@@ -42,10 +48,16 @@ def test_a_picture_has_no_say_in_its_own_cuts_and_thresholds(seed):
     (first, second), _ = cross_fit(present, seed)
     for half, other in ((first, second), (second, first)):
         changed, doubt = tables.copy(), presence.copy()
-        changed[half[0]], doubt[half[0]] = 50 * np.arange(tables[0].size).reshape(tables[0].shape), 0.0
-        before, after = (crossed_scores(scores, present, probs, recall=0.9, seed=seed)
-                         for scores, probs in ((tables, presence), (changed, doubt)))
-        for old, new in zip(before, after): np.testing.assert_array_equal(old[half[1:]], new[half[1:]])
+        changed[half[0]], doubt[half[0]] = (
+            50 * np.arange(tables[0].size).reshape(tables[0].shape),
+            0.0,
+        )
+        before, after = (
+            crossed_scores(scores, present, probs, recall=0.9, seed=seed)
+            for scores, probs in ((tables, presence), (changed, doubt))
+        )
+        for old, new in zip(before, after):
+            np.testing.assert_array_equal(old[half[1:]], new[half[1:]])
         assert (before[0][other] != after[0][other]).any(), "the other half listens to it"
 
 
@@ -53,45 +65,80 @@ def test_the_classifier_forgets_on_purpose():
     "With its batch normalisation at rest, dropout alone makes two training passes differ; in use there is none."
     import torch
     from torch import nn
-    network, pictures = presence_classifier("none"), torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+
+    network, pictures = (
+        presence_classifier("none"),
+        torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8),
+    )
     with torch.no_grad():
         network.eval()
         assert torch.equal(network(pictures), network(pictures))
         network.train()
         for layer in network.modules():
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm): layer.eval()
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.eval()
         assert not torch.equal(network(pictures), network(pictures))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     "A small run; read only."
-    run = CloudRun(out=tmp_path_factory.mktemp("runs") / "clouds", scenes=40, size=(32, 48), epochs=1, progress=False)
+    run = CloudRun(
+        out=tmp_path_factory.mktemp("runs") / "clouds",
+        scenes=40,
+        size=(32, 48),
+        epochs=1,
+        progress=False,
+    )
     return run, execute(CLOUDS, run)
 
 
 def test_a_finished_run_is_loaded_and_answers_as_it_did(finished, tmp_path):
     run, ladder = finished
     loaded = load_run(run.out)
-    assert loaded.run == run_from_settings(CloudRun, plain_settings(complete(run)), out=run.out) and loaded.pipeline is pipeline_of("clouds")
-    names = [line.split("_")[0] for line in (run.out / "scenes" / "sample_submission.csv").read_text().splitlines()[1::4]]
+    assert loaded.run == run_from_settings(
+        CloudRun, plain_settings(complete(run)), out=run.out
+    ) and loaded.pipeline is pipeline_of("clouds")
+    names = [
+        line.split("_")[0]
+        for line in (run.out / "scenes" / "sample_submission.csv").read_text().splitlines()[1::4]
+    ]
     folder, (cuts, thresholds) = run.out / "scenes" / "test_images", loaded.decisions
-    first = write_first(tmp_path / "first.csv", loaded.networks[0], folder, names, size=loaded.run.size, cuts=cuts)
+    first = write_first(
+        tmp_path / "first.csv", loaded.networks[0], folder, names, size=loaded.run.size, cuts=cuts
+    )
     assert first.read_bytes() == (run.out / "first_submission.csv").read_bytes()
     probs = predict(loaded.networks[1], load_pictures(folder, names, loaded.run.size))
-    assert write_final(tmp_path / "final.csv", first, probs, thresholds).read_bytes() == (run.out / "final_submission.csv").read_bytes()
-    assert not any(network.training for network in loaded.networks) and list(ladder["step"]) == ["blank", "raw", "area", "recall"]
+    assert (
+        write_final(tmp_path / "final.csv", first, probs, thresholds).read_bytes()
+        == (run.out / "final_submission.csv").read_bytes()
+    )
+    assert not any(network.training for network in loaded.networks) and list(ladder["step"]) == [
+        "blank",
+        "raw",
+        "area",
+        "recall",
+    ]
 
 
 def test_the_record_is_the_settings(finished):
     record = json.loads((finished[0].out / "run.json").read_text())
-    assert record["settings"] == plain_settings(complete(finished[0])) and record["pipeline"] == "clouds"
-    assert not {"out", "resume", "progress"} & set(record["settings"]), "what changes no result is no setting"
+    assert (
+        record["settings"] == plain_settings(complete(finished[0]))
+        and record["pipeline"] == "clouds"
+    )
+    assert not {"out", "resume", "progress"} & set(record["settings"]), (
+        "what changes no result is no setting"
+    )
 
 
-@pytest.mark.parametrize("change", [{"epochs": 2}, {"loss": "focal"}, {"recall": 0.5}, {"flips": True}])
+@pytest.mark.parametrize(
+    "change", [{"epochs": 2}, {"loss": "focal"}, {"recall": 0.5}, {"flips": True}]
+)
 def test_resuming_compares_every_setting(finished, change):
     from dataclasses import replace
+
     before = (finished[0].out / "ladder.csv").read_bytes()
-    with pytest.raises(ValueError, match=next(iter(change))): execute(CLOUDS, replace(finished[0], resume=True, **change))
+    with pytest.raises(ValueError, match=next(iter(change))):
+        execute(CLOUDS, replace(finished[0], resume=True, **change))
     assert (finished[0].out / "ladder.csv").read_bytes() == before

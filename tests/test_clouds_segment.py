@@ -1,18 +1,32 @@
 """The first submission: maps, tables of cuts, and the file, against slow references and small stand-in networks."""
+
 import itertools
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from cloudlearn.clouds.data import CLASSES, SUBMISSION_SHAPE, label_masks, read_labels
-from cloudlearn.clouds.segment import (AREAS, THRESHOLDS, Cuts, cut_maps, fit_cuts, pair_tables, probability_maps, read_cuts, scale_maps, segmenter,
-                                       train_segmenter, write_first)
-from cloudlearn.decisions import decide
-from cloudlearn.scores import dice
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+
+from cloudlearn.clouds.data import CLASSES, SUBMISSION_SHAPE, label_masks, read_labels
+from cloudlearn.clouds.segment import (
+    AREAS,
+    THRESHOLDS,
+    Cuts,
+    cut_maps,
+    fit_cuts,
+    pair_tables,
+    probability_maps,
+    read_cuts,
+    scale_maps,
+    segmenter,
+    train_segmenter,
+    write_first,
+)
+from cloudlearn.decisions import decide
+from cloudlearn.scores import dice
 
 GRID = np.array([0.2, 0.35, 0.5, 0.75], np.float32)
 SIZES = np.array([0, 1, 3, 12, 60])
@@ -20,6 +34,7 @@ SIZES = np.array([0, 1, 3, 12, 60])
 
 class Colours(nn.Module):
     "Logits that can be read off the picture: four planes out of three colours, each another one."
+
     def __init__(self):
         super().__init__()
         self.calls = 0
@@ -33,6 +48,7 @@ class Colours(nn.Module):
 
 class Slope(nn.Module):
     "Answers that depend on the place alone, so that every flip changes them."
+
     def __init__(self):
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(1))
@@ -46,7 +62,9 @@ class Slope(nn.Module):
 def pictures_of(seed, count=5, shape=(12, 18)):
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (count, 4, 6, 3)).astype(np.uint8)
-    return np.stack([cv2.resize(one, shape[::-1], interpolation=cv2.INTER_LINEAR) for one in coarse])
+    return np.stack(
+        [cv2.resize(one, shape[::-1], interpolation=cv2.INTER_LINEAR) for one in coarse]
+    )
 
 
 def pairs_of(seed, count=4, classes=4, shape=(10, 14)):
@@ -55,10 +73,13 @@ def pairs_of(seed, count=4, classes=4, shape=(10, 14)):
     maps = rng.random((count, classes, *shape), dtype=np.float32)
     maps = np.stack([[cv2.blur(plane, (3, 3)) for plane in four] for four in maps])
     maps = (1.6 * maps - 0.3).clip(0, 1).round(2)
-    return maps.astype(np.float32), (rng.random(maps.shape) < 0.3) & (rng.random((count, classes, 1, 1)) < 0.6)
+    return maps.astype(np.float32), (rng.random(maps.shape) < 0.3) & (
+        rng.random((count, classes, 1, 1)) < 0.6
+    )
 
 
 # ------------------------------------------------------------------------------------------------ the network
+
 
 def test_segmenter_is_settled_by_its_seed():
     torch.manual_seed(3)
@@ -69,34 +90,78 @@ def test_segmenter_is_settled_by_its_seed():
     states = [network.state_dict() for network in (one, same, other)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     differs = {name for name in states[0] if not torch.equal(states[0][name], states[2][name])}
-    assert any("decoder" in name for name in differs) and not any("encoder" in name for name in differs)
+    assert any("decoder" in name for name in differs) and not any(
+        "encoder" in name for name in differs
+    )
 
 
 @pytest.mark.parametrize("shape", [(32, 64), (35, 53)])
 def test_segmenter_answers_for_any_size(shape):
     with torch.inference_mode():
-        assert segmenter(weights="none").eval()(torch.zeros(2, 3, *shape, dtype=torch.uint8)).shape == (2, len(CLASSES), *shape)
+        assert segmenter(weights="none").eval()(
+            torch.zeros(2, 3, *shape, dtype=torch.uint8)
+        ).shape == (2, len(CLASSES), *shape)
 
 
 def test_train_segmenter_learns_and_keeps_its_last_weights(tmp_path):
     pictures = pictures_of(0, 8)
     masks = np.stack([pictures[..., c] > 128 for c in (0, 1, 2, 0)], axis=1)
     network = Colours()
-    log = train_segmenter(network, (pictures[:6], masks[:6]), (pictures[6:], masks[6:]), tmp_path, epochs=3, batch_size=2, encoder_share=1.0, progress=False, settings={"note": "x"})
-    assert list(log.columns) == ["epoch", "train_loss", "valid_loss", "learning_rate", "seconds"] and log.epoch.tolist() == [1, 2, 3]
+    log = train_segmenter(
+        network,
+        (pictures[:6], masks[:6]),
+        (pictures[6:], masks[6:]),
+        tmp_path,
+        epochs=3,
+        batch_size=2,
+        encoder_share=1.0,
+        progress=False,
+        settings={"note": "x"},
+    )
+    assert list(log.columns) == [
+        "epoch",
+        "train_loss",
+        "valid_loss",
+        "learning_rate",
+        "seconds",
+    ] and log.epoch.tolist() == [1, 2, 3]
     from cloudlearn.training import load_network_state
+
     state, settings = load_network_state(tmp_path / "segment-last.safetensors")
-    assert torch.equal(state["scale"], network.scale.detach()) and settings["note"] == "x" and settings["batch_size"] == 2
+    assert (
+        torch.equal(state["scale"], network.scale.detach())
+        and settings["note"] == "x"
+        and settings["batch_size"] == 2
+    )
     assert network.scale[0, 1] > -6, "the plane that answered the wrong way round has not moved"
 
 
 def test_the_loss_is_the_one_that_was_asked_for(tmp_path):
     from cloudlearn.losses import named_loss
+
     pictures = pictures_of(3, 4)
     masks = np.stack([pictures[..., c] > 128 for c in (0, 1, 2, 0)], axis=1)
-    for loss in (named_loss("bce-dice", dice_weight=1 / 3), named_loss("focal"), named_loss("lovasz")):
-        log = train_segmenter(Colours(), (pictures, masks), (pictures, masks), tmp_path, epochs=1, batch_size=4, learning_rate=1e-9, progress=False, loss=loss)
-        with torch.no_grad(): expected = loss(Colours()(torch.from_numpy(pictures).permute(0, 3, 1, 2)), torch.from_numpy(masks).float())
+    for loss in (
+        named_loss("bce-dice", dice_weight=1 / 3),
+        named_loss("focal"),
+        named_loss("lovasz"),
+    ):
+        log = train_segmenter(
+            Colours(),
+            (pictures, masks),
+            (pictures, masks),
+            tmp_path,
+            epochs=1,
+            batch_size=4,
+            learning_rate=1e-9,
+            progress=False,
+            loss=loss,
+        )
+        with torch.no_grad():
+            expected = loss(
+                Colours()(torch.from_numpy(pictures).permute(0, 3, 1, 2)),
+                torch.from_numpy(masks).float(),
+            )
         assert log.valid_loss[0] == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -105,34 +170,48 @@ def test_a_network_set_to_eval_is_trained_all_the_same(tmp_path):
     network = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)).eval()
     pictures = pictures_of(0, 6)
     masks = np.stack([pictures[..., c] > 128 for c in (0, 1, 2, 0)], axis=1)
-    train_segmenter(_Float(network), (pictures, masks), (pictures, masks), tmp_path, epochs=1, progress=False)
+    train_segmenter(
+        _Float(network), (pictures, masks), (pictures, masks), tmp_path, epochs=1, progress=False
+    )
     assert network[0].running_mean.abs().min() > 1, "batch normalisation has not seen the pictures"
 
 
 class _Float(nn.Module):
     "A network for raw pictures around one for floats, in the mode in which that is."
+
     def __init__(self, network):
         super().__init__()
         self.network = network
         self.train(network.training)
 
-    def forward(self, pictures): return self.network(pictures.float())
+    def forward(self, pictures):
+        return self.network(pictures.float())
 
 
 # ------------------------------------------------------------------------------------------------ maps
 
-@given(st.integers(0, 10**6), st.tuples(st.integers(2, 40), st.integers(2, 40)), st.tuples(st.integers(2, 90), st.integers(2, 90)))
+
+@given(
+    st.integers(0, 10**6),
+    st.tuples(st.integers(2, 40), st.integers(2, 40)),
+    st.tuples(st.integers(2, 90), st.integers(2, 90)),
+)
 def test_scale_maps_is_torchs_bilinear(seed, small, wanted):
-    wanted = tuple(max(pair) for pair in zip(small, wanted))       # maps are enlarged
+    wanted = tuple(max(pair) for pair in zip(small, wanted))  # maps are enlarged
     maps = np.random.default_rng(seed).random((3, *small), dtype=np.float32)
-    theirs = torch.nn.functional.interpolate(torch.from_numpy(maps)[None], size=wanted, mode="bilinear", align_corners=False)[0].numpy()
+    theirs = torch.nn.functional.interpolate(
+        torch.from_numpy(maps)[None], size=wanted, mode="bilinear", align_corners=False
+    )[0].numpy()
     ours = scale_maps(maps, wanted)
     assert ours.shape == (3, *wanted) and ours.dtype == np.float32
     np.testing.assert_allclose(ours, theirs, atol=2e-5)
     assert ours.min() >= maps.min() - 1e-6 and ours.max() <= maps.max() + 1e-6
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((2, 4, 4), bool), np.zeros((2, 4, 4), np.uint8), np.zeros((4, 4), np.float32)])
+@pytest.mark.parametrize(
+    "wrong",
+    [np.zeros((2, 4, 4), bool), np.zeros((2, 4, 4), np.uint8), np.zeros((4, 4), np.float32)],
+)
 def test_scale_maps_takes_probabilities_only(wrong):
     with pytest.raises(ValueError, match="resize_mask"):
         scale_maps(wrong)
@@ -143,15 +222,22 @@ def test_every_picture_gets_its_maps_whatever_the_chunk(chunk):
     network, pictures = Colours(), pictures_of(1)
     maps = list(probability_maps(network, pictures, chunk=chunk))
     assert len(maps) == len(pictures) and maps[0].shape == (4, *SUBMISSION_SHAPE)
-    logits = (pictures[..., [0, 1, 2, 0]].transpose(0, 3, 1, 2) / 255 - 0.5) * np.array([6, -6, 4, 2]).reshape(4, 1, 1)
+    logits = (pictures[..., [0, 1, 2, 0]].transpose(0, 3, 1, 2) / 255 - 0.5) * np.array(
+        [6, -6, 4, 2]
+    ).reshape(4, 1, 1)
     for got, want in zip(maps, 1 / (1 + np.exp(-logits))):
         np.testing.assert_allclose(got, scale_maps(want.astype(np.float32)), atol=1e-5)
 
 
 def test_flips_are_averaged_and_turned_back():
     pictures = pictures_of(2, 2)
-    one, four = (list(probability_maps(Slope(), pictures, flips=flips, shape=(12, 18)))[0] for flips in (False, True))
-    np.testing.assert_allclose(four, np.mean([one, one[:, ::-1], one[:, :, ::-1], one[:, ::-1, ::-1]], axis=0), atol=1e-6)
+    one, four = (
+        list(probability_maps(Slope(), pictures, flips=flips, shape=(12, 18)))[0]
+        for flips in (False, True)
+    )
+    np.testing.assert_allclose(
+        four, np.mean([one, one[:, ::-1], one[:, :, ::-1], one[:, ::-1, ::-1]], axis=0), atol=1e-6
+    )
     assert np.abs(one - four).max() > 0.1
 
 
@@ -168,21 +254,33 @@ def test_maps_are_made_when_they_are_asked_for():
 
 # ------------------------------------------------------------------------------------------------ tables and cuts
 
+
 @pytest.mark.parametrize("seed", range(4))
 def test_tables_hold_what_deciding_and_scoring_gives(seed):
     maps, truths = pairs_of(seed)
     tables = pair_tables(iter(maps), iter(truths), GRID, SIZES)
     assert tables.shape == (4, 4, len(GRID), len(SIZES))
     for (t, threshold), (a, area) in itertools.product(enumerate(GRID), enumerate(SIZES)):
-        np.testing.assert_array_equal(tables[:, :, t, a], dice(decide(maps, threshold, area), truths))
+        np.testing.assert_array_equal(
+            tables[:, :, t, a], dice(decide(maps, threshold, area), truths)
+        )
 
 
-@given(st.integers(0, 10**6), st.lists(st.tuples(st.sampled_from(GRID.tolist()), st.sampled_from(SIZES.tolist())), min_size=4, max_size=4))
+@given(
+    st.integers(0, 10**6),
+    st.lists(
+        st.tuples(st.sampled_from(GRID.tolist()), st.sampled_from(SIZES.tolist())),
+        min_size=4,
+        max_size=4,
+    ),
+)
 def test_a_look_up_is_what_cutting_gives(seed, chosen):
     maps, truths = pairs_of(seed, count=2)
     cuts = Cuts(*zip(*chosen))
     looked_up = read_cuts(pair_tables(maps, truths, GRID, SIZES), cuts, GRID, SIZES)
-    np.testing.assert_array_equal(looked_up, dice(np.stack([cut_maps(four, cuts) for four in maps]), truths))
+    np.testing.assert_array_equal(
+        looked_up, dice(np.stack([cut_maps(four, cuts) for four in maps]), truths)
+    )
 
 
 @pytest.mark.parametrize("maps, truths, place", [(3, 2, 2), (2, 3, 2), (0, 1, 0)])
@@ -207,7 +305,9 @@ def test_fit_cuts_takes_the_best_cell_of_every_class(seed):
     for c, (cut, area) in enumerate(zip(*cuts)):
         t, a = np.flatnonzero(GRID == np.float32(cut))[0], list(SIZES).index(area)
         assert tables[:, c, t, a].mean() == pytest.approx(tables[:, c].mean(0).max())
-    np.testing.assert_allclose(read_cuts(tables, cuts, GRID, SIZES).mean(0), tables.mean(0).max((1, 2)))
+    np.testing.assert_allclose(
+        read_cuts(tables, cuts, GRID, SIZES).mean(0), tables.mean(0).max((1, 2))
+    )
 
 
 def test_equal_cells_give_the_first_and_thresholds_read_as_written():
@@ -216,7 +316,12 @@ def test_equal_cells_give_the_first_and_thresholds_read_as_written():
     tables = np.zeros((1, 1, len(THRESHOLDS), len(AREAS)))
     tables[0, 0, 3, 5] = 1
     (cut,), (area,) = fit_cuts(tables)
-    assert (cut, area) == (0.35, 10_000) and type(cut) is float and type(area) is int and np.float32(cut) == THRESHOLDS[3]
+    assert (
+        (cut, area) == (0.35, 10_000)
+        and type(cut) is float
+        and type(area) is int
+        and np.float32(cut) == THRESHOLDS[3]
+    )
 
 
 def test_the_plain_cut_is_on_the_grid():
@@ -224,8 +329,14 @@ def test_the_plain_cut_is_on_the_grid():
     np.testing.assert_array_equal(read_cuts(tables, Cuts((0.5,) * 4, (0,) * 4)), tables[:, :, 6, 0])
 
 
-@pytest.mark.parametrize("cuts, message", [(Cuts((0.5, 0.42), (0, 0)), "threshold 0.42 was not scored"), (Cuts((0.5, 0.5), (0, 2)), "minimum area 2 was not scored"),
-                                           (Cuts((0.5,), (0,)), "do not fit 1 classes")])
+@pytest.mark.parametrize(
+    "cuts, message",
+    [
+        (Cuts((0.5, 0.42), (0, 0)), "threshold 0.42 was not scored"),
+        (Cuts((0.5, 0.5), (0, 2)), "minimum area 2 was not scored"),
+        (Cuts((0.5,), (0,)), "do not fit 1 classes"),
+    ],
+)
 def test_cuts_off_the_grid_are_refused(cuts, message):
     with pytest.raises(ValueError, match=message):
         read_cuts(np.zeros((3, 2, len(GRID), len(SIZES))), cuts, GRID, SIZES)
@@ -236,12 +347,18 @@ def test_cut_maps_is_strict_on_both_sides():
     prob[0, :3], prob[4, 4:] = 0.7, 0.5
     maps = np.stack([prob] * 4)
     on = cut_maps(maps, Cuts((0.5, 0.4, 0.4, 0.7), (0, 2, 3, 0)))
-    assert on.sum((1, 2)).tolist() == [3, 3, 0, 0]       # 0.5 is not above 0.5; 2 and 3 pixels are not more than 2 and 3
+    assert on.sum((1, 2)).tolist() == [
+        3,
+        3,
+        0,
+        0,
+    ]  # 0.5 is not above 0.5; 2 and 3 pixels are not more than 2 and 3
     with pytest.raises(ValueError, match="4 maps"):
         cut_maps(maps, Cuts((0.5,) * 3, (0,) * 3))
 
 
 # ------------------------------------------------------------------------------------------------ the file
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -256,6 +373,7 @@ CUTS = Cuts((0.5, 0.6, 0.4, 0.5), (0, 5_000, 0, 20_000))
 
 def test_the_file_holds_the_masks_in_the_order_asked_for(folder):
     from cloudlearn.files import load_pictures
+
     path = write_first(folder / "first.csv", Colours(), folder, NAMES, size=(12, 18), cuts=CUTS)
     table = read_labels(path)
     assert list(table.index) == NAMES
@@ -267,13 +385,29 @@ def test_the_file_holds_the_masks_in_the_order_asked_for(folder):
 
 @pytest.mark.parametrize("chunk", [1, 2, 4])
 def test_the_chunk_changes_nothing(folder, chunk):
-    whole = write_first(folder / "whole.csv", Colours(), folder, NAMES, size=(12, 18), cuts=CUTS, flips=True).read_text()
-    assert write_first(folder / "first.csv", Colours(), folder, NAMES, size=(12, 18), cuts=CUTS, flips=True, chunk=chunk).read_text() == whole
+    whole = write_first(
+        folder / "whole.csv", Colours(), folder, NAMES, size=(12, 18), cuts=CUTS, flips=True
+    ).read_text()
+    assert (
+        write_first(
+            folder / "first.csv",
+            Colours(),
+            folder,
+            NAMES,
+            size=(12, 18),
+            cuts=CUTS,
+            flips=True,
+            chunk=chunk,
+        ).read_text()
+        == whole
+    )
 
 
 def test_a_missing_picture_leaves_no_file_and_no_damage(folder):
     path = write_first(folder / "first.csv", Colours(), folder, NAMES[:2], size=(12, 18), cuts=CUTS)
     before = path.read_text()
     with pytest.raises(ValueError, match="gone.png"):
-        write_first(path, Colours(), folder, NAMES + ["gone.png"], size=(12, 18), cuts=CUTS, chunk=2)
+        write_first(
+            path, Colours(), folder, NAMES + ["gone.png"], size=(12, 18), cuts=CUTS, chunk=2
+        )
     assert path.read_text() == before and not list(folder.glob("*.partial"))

@@ -1,4 +1,5 @@
 "cloudlearn.evidence: intervals over seeds and pictures, gains in pairs, verdicts, records."
+
 import json
 
 import numpy as np
@@ -12,8 +13,15 @@ from cloudlearn.evidence import paired_gain, read_result, run_experiment, seed_i
 
 def table(seed=0, seeds=3, pictures=6, classes=("a", "b"), gain=0.1):
     rng = np.random.default_rng(seed)
-    return pd.DataFrame([dict(seed=s, arm=arm, picture=p, **{"class": c}, dice=rng.random() + bonus)
-                         for s in range(seeds) for arm, bonus in (("old", 0), ("new", gain)) for p in range(pictures) for c in classes])
+    return pd.DataFrame(
+        [
+            dict(seed=s, arm=arm, picture=p, **{"class": c}, dice=rng.random() + bonus)
+            for s in range(seeds)
+            for arm, bonus in (("old", 0), ("new", gain))
+            for p in range(pictures)
+            for c in classes
+        ]
+    )
 
 
 @settings(max_examples=20, deadline=None)
@@ -24,24 +32,31 @@ def test_the_interval_holds_the_mean_and_shifts_with_the_numbers(seed, seeds, pi
     assert low <= frame["dice"].mean() + 0.5 and high >= frame["dice"].mean() - 0.5 and low <= high
     moved = seed_interval(frame.assign(dice=frame["dice"] + 7), draws=300)
     assert moved == pytest.approx((low + 7, high + 7))
-    assert seed_interval(frame.sample(frac=1, random_state=1), draws=300) == pytest.approx((low, high))     # the order of rows is nothing
+    assert seed_interval(frame.sample(frac=1, random_state=1), draws=300) == pytest.approx(
+        (low, high)
+    )  # the order of rows is nothing
 
 
 def test_seeds_are_resampled_and_pictures_stay_whole():
     apart = pd.DataFrame(dict(seed=[0, 0, 1, 1], picture=[0, 1, 0, 1], dice=[0.0, 0.0, 1.0, 1.0]))
-    assert seed_interval(apart) == (0.0, 1.0)                                  # a world of one seed alone is possible
+    assert seed_interval(apart) == (0.0, 1.0)  # a world of one seed alone is possible
     alike = pd.DataFrame(dict(seed=[0, 0], picture=[3, 3], dice=[0.0, 1.0]))
-    assert seed_interval(alike) == (0.5, 0.5)                                  # one picture: its two rows are never torn apart
-    assert seed_interval(pd.DataFrame(dict(seed=[0, 1, 2], dice=[0.4, 0.4, 0.4]))) == pytest.approx((0.4, 0.4))
+    assert seed_interval(alike) == (0.5, 0.5)  # one picture: its two rows are never torn apart
+    assert seed_interval(pd.DataFrame(dict(seed=[0, 1, 2], dice=[0.4, 0.4, 0.4]))) == pytest.approx(
+        (0.4, 0.4)
+    )
 
 
 def test_rows_without_a_number_are_left_out():
     frame = table()
     frame.loc[::3, "dice"] = np.nan
     assert seed_interval(frame) == seed_interval(frame.dropna())
-    with pytest.raises(ValueError, match="no row has a dice"): seed_interval(frame.assign(dice=np.nan))
-    with pytest.raises(ValueError, match="columns seed and iou"): seed_interval(frame, "iou")
-    with pytest.raises(ValueError, match="share in"): seed_interval(frame, level=95)
+    with pytest.raises(ValueError, match="no row has a dice"):
+        seed_interval(frame.assign(dice=np.nan))
+    with pytest.raises(ValueError, match="columns seed and iou"):
+        seed_interval(frame, "iou")
+    with pytest.raises(ValueError, match="share in"):
+        seed_interval(frame, level=95)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -49,54 +64,100 @@ def test_gain_is_the_mean_difference_of_pairs(seed):
     frame = table(seed)
     gain = paired_gain(frame, "new", "old")
     means = frame.groupby("arm")["dice"].mean()
-    assert gain["gain"] == pytest.approx(means["new"] - means["old"]) and gain["seeds"] == 3 and gain["rows"] == 36
+    assert (
+        gain["gain"] == pytest.approx(means["new"] - means["old"])
+        and gain["seeds"] == 3
+        and gain["rows"] == 36
+    )
     back = paired_gain(frame, "old", "new")
-    assert back["gain"] == pytest.approx(-gain["gain"]) and (back["low"], back["high"]) == pytest.approx((-gain["high"], -gain["low"]), abs=0.03)
+    assert back["gain"] == pytest.approx(-gain["gain"]) and (
+        back["low"],
+        back["high"],
+    ) == pytest.approx((-gain["high"], -gain["low"]), abs=0.03)
     exact = frame.assign(dice=frame["picture"] + 0.25 * (frame["arm"] == "new"))
-    assert paired_gain(exact, "new", "old")["low"] == pytest.approx(0.25)      # difficulty of pictures cancels
+    assert paired_gain(exact, "new", "old")["low"] == pytest.approx(
+        0.25
+    )  # difficulty of pictures cancels
 
 
 def test_what_is_no_pair_is_refused():
     frame = table()
-    with pytest.raises(ValueError, match="there are old, new"): paired_gain(frame, "newest", "old")
-    with pytest.raises(ValueError, match="not scored on the same seed, picture, class"): paired_gain(frame.drop(index=0), "new", "old")
-    with pytest.raises(ValueError, match="two rows for one seed, picture, class"): paired_gain(pd.concat([frame, frame[:1]]), "old", "new")
+    with pytest.raises(ValueError, match="there are old, new"):
+        paired_gain(frame, "newest", "old")
+    with pytest.raises(ValueError, match="not scored on the same seed, picture, class"):
+        paired_gain(frame.drop(index=0), "new", "old")
+    with pytest.raises(ValueError, match="two rows for one seed, picture, class"):
+        paired_gain(pd.concat([frame, frame[:1]]), "old", "new")
 
 
-@pytest.mark.parametrize("low, high, says", [(0.1, 0.2, "reproduced"), (0.0, 0.2, "not reproduced: no gain was shown"), (-0.2, -0.1, "not reproduced: the opposite was measured"),
-                                             ([0.1, -0.1], [0.2, 0.1], "only under these conditions: 1 of 2"), ([-0.1, -0.2], [0.1, -0.1], "not reproduced: no gain was shown")])
-def test_verdicts(low, high, says): assert verdict(low, high) == says
+@pytest.mark.parametrize(
+    "low, high, says",
+    [
+        (0.1, 0.2, "reproduced"),
+        (0.0, 0.2, "not reproduced: no gain was shown"),
+        (-0.2, -0.1, "not reproduced: the opposite was measured"),
+        ([0.1, -0.1], [0.2, 0.1], "only under these conditions: 1 of 2"),
+        ([-0.1, -0.2], [0.1, -0.1], "not reproduced: no gain was shown"),
+    ],
+)
+def test_verdicts(low, high, says):
+    assert verdict(low, high) == says
 
 
 @pytest.mark.parametrize("low, high", [(0.2, 0.1), ([], []), ([0.1], [0.2, 0.3]), (np.nan, 0.1)])
 def test_no_interval_no_verdict(low, high):
-    with pytest.raises(ValueError, match="lower and an upper end"): verdict(low, high)
+    with pytest.raises(ValueError, match="lower and an upper end"):
+        verdict(low, high)
 
 
 def toy(seeds=(0, 1, 2), throws=4):
     "Numbers that depend on the seed alone."
-    return pd.DataFrame([dict(seed=s, arm="one", picture=i, dice=np.random.default_rng(s).random(throws)[i]) for s in seeds for i in range(throws)])
+    return pd.DataFrame(
+        [
+            dict(seed=s, arm="one", picture=i, dice=np.random.default_rng(s).random(throws)[i])
+            for s in seeds
+            for i in range(throws)
+        ]
+    )
 
 
 def test_a_run_is_recorded_and_can_be_repeated(tmp_path):
     first = run_experiment("toy", toy, 3, tmp_path / "a")
     assert first.equals(toy()) and run_experiment("toy", toy, 3, tmp_path / "b").equals(first)
     assert (tmp_path / "a/toy.csv").read_bytes() == (tmp_path / "b/toy.csv").read_bytes()
-    np.testing.assert_allclose(read_result(tmp_path / "a/toy.csv")["dice"], first["dice"], rtol=1e-4)
+    np.testing.assert_allclose(
+        read_result(tmp_path / "a/toy.csv")["dice"], first["dice"], rtol=1e-4
+    )
     record = json.loads((tmp_path / "a/toy.json").read_text())
-    assert record["seeds"] == [0, 1, 2] and record["settings"] == {"throws": "4"} and record["rows"] == 12 and "torch" in record["versions"]
+    assert (
+        record["seeds"] == [0, 1, 2]
+        and record["settings"] == {"throws": "4"}
+        and record["rows"] == 12
+        and "torch" in record["versions"]
+    )
 
 
 def test_counts_and_files_are_checked(tmp_path):
-    with pytest.raises(ValueError, match="at least one seed"): run_experiment("toy", toy, 0, tmp_path / "out")
+    with pytest.raises(ValueError, match="at least one seed"):
+        run_experiment("toy", toy, 0, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    with pytest.raises(ValueError, match="cloudlearn experiment toy --seeds 3"): read_result(tmp_path / "toy.csv")
+    with pytest.raises(ValueError, match="cloudlearn experiment toy --seeds 3"):
+        read_result(tmp_path / "toy.csv")
 
 
 def test_arms_are_paired_by_seed_and_picture_and_not_by_place():
     frame = table(gain=0.05)
-    shuffled = pd.concat([frame[frame["arm"] == "old"].sample(frac=1, random_state=3), frame[frame["arm"] == "new"].sample(frac=1, random_state=4)])
+    shuffled = pd.concat(
+        [
+            frame[frame["arm"] == "old"].sample(frac=1, random_state=3),
+            frame[frame["arm"] == "new"].sample(frac=1, random_state=4),
+        ]
+    )
     assert paired_gain(shuffled, "new", "old") == pytest.approx(paired_gain(frame, "new", "old"))
-    alike = frame.assign(dice=frame["seed"] + frame["picture"] / 10 + 0.05 * (frame["arm"] == "new")).sample(frac=1, random_state=5)
+    alike = frame.assign(
+        dice=frame["seed"] + frame["picture"] / 10 + 0.05 * (frame["arm"] == "new")
+    ).sample(frac=1, random_state=5)
     found = paired_gain(alike, "new", "old")
-    assert found["low"] == pytest.approx(0.05) and found["high"] == pytest.approx(0.05), "the same gain in every pair leaves no doubt"
+    assert found["low"] == pytest.approx(0.05) and found["high"] == pytest.approx(0.05), (
+        "the same gain in every pair leaves no doubt"
+    )

@@ -1,4 +1,5 @@
 """Reading pictures without trusting them, and writing files whole or not at all."""
+
 import errno
 import json
 import os
@@ -18,9 +19,24 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cloudlearn import files
-from cloudlearn.files import (MANIFEST, MANIFEST_HEAD, PICTURE_PIXELS, PictureError, find_manifest, list_pictures, load_pictures,
-                              open_picture, picture_faults, picture_shape, read_grey, read_manifest, read_picture, whole_file,
-                              whole_folder, write_file)
+from cloudlearn.files import (
+    MANIFEST,
+    MANIFEST_HEAD,
+    PICTURE_PIXELS,
+    PictureError,
+    find_manifest,
+    list_pictures,
+    load_pictures,
+    open_picture,
+    picture_faults,
+    picture_shape,
+    read_grey,
+    read_manifest,
+    read_picture,
+    whole_file,
+    whole_folder,
+    write_file,
+)
 from cloudlearn.scenes.clouds import write_cloud_folder
 
 
@@ -38,18 +54,35 @@ def smooth():
 
 
 def jpeg(picture, path, quality=95):
-    path.write_bytes(cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes())
+    path.write_bytes(
+        cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+    )
     return path
 
 
 # ------------------------------------------------------------------------------------------------------ pictures
 
+
 def ordinary(path, shape):
     "Decode everything, then average down."
-    return cv2.resize(np.asarray(Image.open(path).convert("RGB")), shape[::-1], interpolation=cv2.INTER_AREA)
+    return cv2.resize(
+        np.asarray(Image.open(path).convert("RGB")), shape[::-1], interpolation=cv2.INTER_AREA
+    )
 
 
-@pytest.mark.parametrize("shape, limit", [((420, 630), 0), ((300, 450), 0), ((211, 316), 0), ((210, 315), 0.7), ((105, 158), 0), ((48, 72), 2), ((52, 78), 2), ((7, 9), 1)])
+@pytest.mark.parametrize(
+    "shape, limit",
+    [
+        ((420, 630), 0),
+        ((300, 450), 0),
+        ((211, 316), 0),
+        ((210, 315), 0.7),
+        ((105, 158), 0),
+        ((48, 72), 2),
+        ((52, 78), 2),
+        ((7, 9), 1),
+    ],
+)
 def test_reduced_decoding_stays_close_to_full_decoding(tmp_path, smooth, shape, limit):
     path = jpeg(smooth, tmp_path / "a.jpg")
     picture = read_picture(path, shape)
@@ -59,30 +92,74 @@ def test_reduced_decoding_stays_close_to_full_decoding(tmp_path, smooth, shape, 
 
 def test_reduced_decoding_is_used_and_no_smaller_than_exact_or_twice(tmp_path, smooth, monkeypatch):
     path, decoded = jpeg(smooth[:400, :600], tmp_path / "a.jpg"), []
-    monkeypatch.setattr(files.cv2, "resize", lambda pixels, size, interpolation: decoded.append(pixels.shape[:2]) or np.zeros((*size[::-1], 3), np.uint8))
-    for shape in [(50, 75), (51, 76), (100, 150), (99, 149), (200, 300), (201, 300), (400, 600), (800, 1200)]: read_picture(path, shape)
-    assert decoded == [(50, 75), (200, 300), (100, 150), (200, 300), (200, 300), (400, 600), (400, 600), (400, 600)]
+    monkeypatch.setattr(
+        files.cv2,
+        "resize",
+        lambda pixels, size, interpolation: (
+            decoded.append(pixels.shape[:2]) or np.zeros((*size[::-1], 3), np.uint8)
+        ),
+    )
+    for shape in [
+        (50, 75),
+        (51, 76),
+        (100, 150),
+        (99, 149),
+        (200, 300),
+        (201, 300),
+        (400, 600),
+        (800, 1200),
+    ]:
+        read_picture(path, shape)
+    assert decoded == [
+        (50, 75),
+        (200, 300),
+        (100, 150),
+        (200, 300),
+        (200, 300),
+        (400, 600),
+        (400, 600),
+        (400, 600),
+    ]
 
 
 def test_colours_and_modes(tmp_path):
     colour = np.full((16, 24, 3), (200, 60, 20), np.uint8)
     picture = Image.fromarray(colour)
-    for name, mode in [("rgb.jpg", "RGB"), ("rgb.png", "RGB"), ("alpha.png", "RGBA"), ("grey.png", "L"), ("palette.png", "P"), ("print.jpg", "CMYK")]:
+    for name, mode in [
+        ("rgb.jpg", "RGB"),
+        ("rgb.png", "RGB"),
+        ("alpha.png", "RGBA"),
+        ("grey.png", "L"),
+        ("palette.png", "P"),
+        ("print.jpg", "CMYK"),
+    ]:
         picture.convert(mode).save(tmp_path / name)
         got = read_picture(tmp_path / name, (8, 12))
         assert got.shape == (8, 12, 3)
-        if mode != "L": assert np.abs(got.astype(int) - colour[:8, :12]).max() <= 30, name      # red stays red
+        if mode != "L":
+            assert np.abs(got.astype(int) - colour[:8, :12]).max() <= 30, name  # red stays red
     (tmp_path / "rgb.png").rename(tmp_path / "wrong.jpg")
-    assert read_picture(tmp_path / "wrong.jpg", (8, 12))[0, 0].tolist() == [200, 60, 20]         # the content counts, not the name
+    assert read_picture(tmp_path / "wrong.jpg", (8, 12))[0, 0].tolist() == [
+        200,
+        60,
+        20,
+    ]  # the content counts, not the name
 
 
-@pytest.mark.parametrize("suffix, keep", [(suffix, keep) for suffix in (".jpg", ".png") for keep in (0, 1, 20, 200, 0.5, 0.9, -40)] + [(".jpg", -1), (".jpg", -2)])
+@pytest.mark.parametrize(
+    "suffix, keep",
+    [(suffix, keep) for suffix in (".jpg", ".png") for keep in (0, 1, 20, 200, 0.5, 0.9, -40)]
+    + [(".jpg", -1), (".jpg", -2)],
+)
 def test_truncated_pictures_are_refused(tmp_path, smooth, suffix, keep):
     whole = cv2.imencode(suffix, smooth)[1].tobytes()
     path = tmp_path / f"cut{suffix}"
-    path.write_bytes(whole[:int(keep * len(whole)) if isinstance(keep, float) else keep])
-    with pytest.raises(ValueError) as caught: read_picture(path, (35, 52))
-    assert str(caught.value).startswith(f"{path}: cannot be read as a picture") and str(caught.value).endswith("fetch the file again.")
+    path.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
+    with pytest.raises(ValueError) as caught:
+        read_picture(path, (35, 52))
+    assert str(caught.value).startswith(f"{path}: cannot be read as a picture") and str(
+        caught.value
+    ).endswith("fetch the file again.")
 
 
 def test_unsuitable_pictures_are_refused(tmp_path, smooth, monkeypatch):
@@ -95,41 +172,67 @@ def test_unsuitable_pictures_are_refused(tmp_path, smooth, monkeypatch):
         exif = Image.Exif()
         exif[0x0112] = orientation
         Image.fromarray(smooth).save(tmp_path / f"turn{orientation}.jpg", exif=exif)
-    cases = {"none.jpg": "no such picture", "gif.png": "cannot be read", "deep.png": "mode I;16", "bits.png": "mode 1", "page.jpg": "cannot be read", "folder.jpg": "cannot be read"}
-    for name, words in (cases | {f"turn{k}.jpg": f"EXIF orientation {k}" for k in range(2, 9)}).items():
-        with pytest.raises(ValueError, match=words) as caught: read_picture(tmp_path / name, (8, 12))
-        assert str(caught.value).startswith(str(tmp_path / name)) and str(caught.value).endswith(".")
+    cases = {
+        "none.jpg": "no such picture",
+        "gif.png": "cannot be read",
+        "deep.png": "mode I;16",
+        "bits.png": "mode 1",
+        "page.jpg": "cannot be read",
+        "folder.jpg": "cannot be read",
+    }
+    for name, words in (
+        cases | {f"turn{k}.jpg": f"EXIF orientation {k}" for k in range(2, 9)}
+    ).items():
+        with pytest.raises(ValueError, match=words) as caught:
+            read_picture(tmp_path / name, (8, 12))
+        assert str(caught.value).startswith(str(tmp_path / name)) and str(caught.value).endswith(
+            "."
+        )
     assert read_picture(tmp_path / "turn1.jpg", (42, 63)).shape == (42, 63, 3)
     assert PICTURE_PIXELS >= 1400 * 2100
     monkeypatch.setattr(files, "PICTURE_PIXELS", smooth.shape[0] * smooth.shape[1] - 1)
-    with pytest.raises(ValueError, match="630 x 420 pixels, above the limit"): read_picture(tmp_path / "turn1.jpg", (42, 63))
+    with pytest.raises(ValueError, match="630 x 420 pixels, above the limit"):
+        read_picture(tmp_path / "turn1.jpg", (42, 63))
 
 
 @settings(max_examples=40)
-@given(seed=st.integers(0, 2**32 - 1), suffix=st.sampled_from([".jpg", ".png"]), early=st.booleans())
+@given(
+    seed=st.integers(0, 2**32 - 1), suffix=st.sampled_from([".jpg", ".png"]), early=st.booleans()
+)
 def test_damaged_pictures_read_or_raise_value_error(tmp_path_factory, seed, suffix, early):
     rng, path = np.random.default_rng(seed), tmp_path_factory.getbasetemp() / "damaged"
-    base = cv2.GaussianBlur(np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8), (0, 0), 2)
+    base = cv2.GaussianBlur(
+        np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8), (0, 0), 2
+    )
     damaged = bytearray(cv2.imencode(suffix, base)[1].tobytes())
-    for _ in range(rng.integers(1, 6)): damaged[rng.integers(min(len(damaged), 200) if early else len(damaged))] = rng.integers(256)
+    for _ in range(rng.integers(1, 6)):
+        damaged[rng.integers(min(len(damaged), 200) if early else len(damaged))] = rng.integers(256)
     path.write_bytes(damaged)
-    try: assert read_picture(path, (20, 30)).shape == (20, 30, 3)
-    except ValueError as error: assert str(error).startswith(str(path))
+    try:
+        assert read_picture(path, (20, 30)).shape == (20, 30, 3)
+    except ValueError as error:
+        assert str(error).startswith(str(path))
 
 
 def test_load_pictures_keeps_the_order_with_any_number_of_threads(scenes):
     names = list_pictures(scenes / "train_images")[::-1]
     want = np.stack([read_picture(scenes / "train_images" / name, (20, 30)) for name in names])
-    for workers in (None, 1, 5): assert (load_pictures(scenes / "train_images", iter(names), (20, 30), workers) == want).all()
+    for workers in (None, 1, 5):
+        assert (
+            load_pictures(scenes / "train_images", iter(names), (20, 30), workers) == want
+        ).all()
     assert load_pictures(scenes, [], (20, 30)).shape == (0, 20, 30, 3)
-    with pytest.raises(ValueError, match=r"gone\.jpg: there is no such picture"): load_pictures(scenes / "train_images", [*names, "gone.jpg"], (20, 30))
+    with pytest.raises(ValueError, match=r"gone\.jpg: there is no such picture"):
+        load_pictures(scenes / "train_images", [*names, "gone.jpg"], (20, 30))
 
 
 def test_list_pictures(tmp_path):
-    for name in ["b.jpg", "a.JPEG", "c.png", "._b.jpg", ".hidden.png", "notes.txt", "jpg"]: (tmp_path / name).touch()
+    for name in ["b.jpg", "a.JPEG", "c.png", "._b.jpg", ".hidden.png", "notes.txt", "jpg"]:
+        (tmp_path / name).touch()
     assert list_pictures(tmp_path) == ["a.JPEG", "b.jpg", "c.png"]
     for path in (tmp_path / "none", tmp_path / "b.jpg"):
-        with pytest.raises(ValueError, match="there is no such folder"): list_pictures(path)
+        with pytest.raises(ValueError, match="there is no such folder"):
+            list_pictures(path)
 
 
 def chunk(kind, data):
@@ -143,10 +246,16 @@ ROWS = zlib.compress((b"\0" + bytes(8)) * 8)
 HOSTILE = {
     "EPS by content": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(hi) show\n",
     "a short IHDR": PNG + chunk(b"IHDR", HEAD[:5]) + chunk(b"IEND", b""),
-    "a zTXt bomb": PNG + chunk(b"IHDR", HEAD) + chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(80_000_000))) + chunk(b"IDAT", ROWS) + chunk(b"IEND", b""),
+    "a zTXt bomb": PNG
+    + chunk(b"IHDR", HEAD)
+    + chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(80_000_000)))
+    + chunk(b"IDAT", ROWS)
+    + chunk(b"IEND", b""),
     "GIF by content": b"GIF89a" + bytes(20),
     "TIFF by content": b"II*\0" + bytes(40),
-    "13300 x 13300": PNG + chunk(b"IHDR", struct.pack(">IIBBBBB", 13_300, 13_300, 8, 0, 0, 0, 0)) + chunk(b"IEND", b""),
+    "13300 x 13300": PNG
+    + chunk(b"IHDR", struct.pack(">IIBBBBB", 13_300, 13_300, 8, 0, 0, 0, 0))
+    + chunk(b"IEND", b""),
 }
 
 
@@ -156,14 +265,23 @@ HOSTILE = {
 def test_hostile_pictures_are_one_sentence(tmp_path, content, read):
     path = tmp_path / "lung.png"
     path.write_bytes(content)
-    with patch("subprocess.check_call", side_effect=AssertionError("Ghostscript")), pytest.raises(PictureError) as caught: read(path, (32, 32))
+    with (
+        patch("subprocess.check_call", side_effect=AssertionError("Ghostscript")),
+        pytest.raises(PictureError) as caught,
+    ):
+        read(path, (32, 32))
     assert str(caught.value).startswith(f"{path}: ") and len(str(caught.value).splitlines()) == 1
     assert picture_faults([path]) == [str(caught.value)] or "EPS" not in str(caught.value)
 
 
 def test_a_huge_picture_costs_no_memory(tmp_path):
     "A PNG of half a megabyte that unfolds to 531 MB, read in a process that may not have as much."
-    big = PNG + chunk(b"IHDR", struct.pack(">IIBBBBB", 13_300, 13_300, 8, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(bytes(13_300 * 3 + 1) * 13_300, 1)) + chunk(b"IEND", b"")
+    big = (
+        PNG
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 13_300, 13_300, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(bytes(13_300 * 3 + 1) * 13_300, 1))
+        + chunk(b"IEND", b"")
+    )
     (tmp_path / "big.png").write_bytes(big)
     code = """
 import resource, sys
@@ -172,7 +290,9 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try: read_grey(sys.argv[1], (64, 64))
 except ValueError as error: print(error)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"""
-    run = subprocess.run([sys.executable, "-c", code, str(tmp_path / "big.png")], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "big.png")], capture_output=True, text=True
+    )
     said, more = run.stdout.splitlines()
     assert "above the limit" in said and int(more) < 50_000, run.stdout + run.stderr
 
@@ -182,15 +302,20 @@ def test_grey_is_grey_and_as_large_as_wanted(tmp_path, smooth):
     full = np.asarray(Image.open(path).convert("L"))
     assert np.abs(read_grey(path, full.shape).astype(int) - full).mean() < 1
     small = read_grey(path, (42, 63)).astype(int)
-    assert small.shape == (42, 63) and np.abs(small - cv2.resize(full, (63, 42), interpolation=cv2.INTER_AREA)).mean() < 4
+    assert (
+        small.shape == (42, 63)
+        and np.abs(small - cv2.resize(full, (63, 42), interpolation=cv2.INTER_AREA)).mean() < 4
+    )
     assert picture_shape(path) == (420, 630)
 
 
 def test_a_fault_of_the_caller_is_not_laid_to_the_picture(tmp_path, smooth):
-    with pytest.raises(MemoryError), open_picture(jpeg(smooth, tmp_path / "a.jpg")): raise MemoryError
+    with pytest.raises(MemoryError), open_picture(jpeg(smooth, tmp_path / "a.jpg")):
+        raise MemoryError
 
 
 # ------------------------------------------------------------------------------------------------------ whole or not at all
+
 
 @pytest.mark.parametrize("content", ["step,dice\nÅ 구름,0.5\n", b"\x89PNG\r\n\x00", ""])
 def test_what_is_written_is_there_exactly_and_folders_are_made(tmp_path, content):
@@ -203,25 +328,42 @@ def test_what_is_written_is_there_exactly_and_folders_are_made(tmp_path, content
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt, MemoryError])
 def test_a_fault_in_the_middle_leaves_the_old_file(tmp_path, where, error):
     path = write_file(tmp_path / "ladder.csv", "old")
+
     def half(self, content):
-        with open(self, "wb") as file: file.write(content[:2])
+        with open(self, "wb") as file:
+            file.write(content[:2])
         raise error("stopped")
-    target = patch.object(Path, "write_bytes", half) if where == "write_bytes" else patch("os.replace", side_effect=error("stopped"))
-    with target, pytest.raises(error): write_file(path, "new and longer")
+
+    target = (
+        patch.object(Path, "write_bytes", half)
+        if where == "write_bytes"
+        else patch("os.replace", side_effect=error("stopped"))
+    )
+    with target, pytest.raises(error):
+        write_file(path, "new and longer")
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["ladder.csv"]
 
 
-@pytest.mark.parametrize("number, kind", [(errno.ENOSPC, OSError), (errno.EACCES, PermissionError), (errno.EFBIG, OSError)])
+@pytest.mark.parametrize(
+    "number, kind",
+    [(errno.ENOSPC, OSError), (errno.EACCES, PermissionError), (errno.EFBIG, OSError)],
+)
 def test_an_error_of_the_system_names_the_file_that_was_meant(tmp_path, number, kind):
-    with pytest.raises(kind) as caught, whole_file(tmp_path / "net.bin"): raise OSError(number, os.strerror(number))
+    with pytest.raises(kind) as caught, whole_file(tmp_path / "net.bin"):
+        raise OSError(number, os.strerror(number))
     assert caught.value.filename == str(tmp_path / "net.bin") and caught.value.errno == number
-    with pytest.raises(OSError) as caught, whole_folder(tmp_path / "scenes"): raise OSError(number, os.strerror(number))
+    with pytest.raises(OSError) as caught, whole_folder(tmp_path / "scenes"):
+        raise OSError(number, os.strerror(number))
     assert caught.value.filename == str(tmp_path / "scenes") and os.listdir(tmp_path) == []
-    with pytest.raises(OSError) as caught, whole_file(tmp_path / "net.bin"): (tmp_path / "other" / "gone").read_text()
-    assert caught.value.filename == str(tmp_path / "other" / "gone"), "another file's error keeps its name"
+    with pytest.raises(OSError) as caught, whole_file(tmp_path / "net.bin"):
+        (tmp_path / "other" / "gone").read_text()
+    assert caught.value.filename == str(tmp_path / "other" / "gone"), (
+        "another file's error keeps its name"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ the manifest
+
 
 def begun(folder):
     folder.mkdir(parents=True, exist_ok=True)
@@ -237,19 +379,25 @@ def test_what_lies_below_a_manifest_is_noted_with_its_digest(tmp_path):
         (work / "train").mkdir()
         (work / "train" / "구름 1.jpg").write_bytes(b"one")
     one, two = (files.hashlib.sha256(text).hexdigest() for text in (b"one", b"two"))
-    assert {name: digests for name, digests in read_manifest(run).items() if None not in digests} == {
-        "pictures/a.png": {one, two}, "scenes/train/구름 1.jpg": {one}}
+    assert {
+        name: digests for name, digests in read_manifest(run).items() if None not in digests
+    } == {"pictures/a.png": {one, two}, "scenes/train/구름 1.jpg": {one}}
     write_file(tmp_path / "outside.txt", "not noted")
-    assert "outside.txt" not in (run / MANIFEST).read_text() and find_manifest(tmp_path / "outside.txt") is None
+    assert (
+        "outside.txt" not in (run / MANIFEST).read_text()
+        and find_manifest(tmp_path / "outside.txt") is None
+    )
 
 
 def test_a_line_cut_off_spoils_no_other_and_no_line_leads_outside(tmp_path):
     run = begun(tmp_path / "run")
     write_file(run / "a", "a")
-    with open(run / MANIFEST, "a") as file: file.write('\n{"file": "hal')
+    with open(run / MANIFEST, "a") as file:
+        file.write('\n{"file": "hal')
     write_file(run / "b", "b")
     for name in ("../../etc/passwd", "/etc/passwd", "x/../../y"):
-        with open(run / MANIFEST, "a") as file: file.write("\n" + json.dumps({"file": name, "sha256": None}))
+        with open(run / MANIFEST, "a") as file:
+            file.write("\n" + json.dumps({"file": name, "sha256": None}))
     assert {name for name in read_manifest(run) if not name.endswith(".tmp")} == {"a", "b"}
 
 
@@ -269,11 +417,17 @@ files.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 files.write_file({str(run / 'net.bin')!r}, "whole")"""
     assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
     left = [path.name for path in run.iterdir() if path.name != MANIFEST]
-    assert len(left) == 1 and left[0].startswith("net.bin.") and left[0].endswith(".tmp") and read_manifest(run)[left[0]] == {None}
+    assert (
+        len(left) == 1
+        and left[0].startswith("net.bin.")
+        and left[0].endswith(".tmp")
+        and read_manifest(run)[left[0]] == {None}
+    )
     assert len(read_manifest(run)["net.bin"]) == 1
 
 
 # ------------------------------------------------------------------------------------------------------ real pictures
+
 
 @pytest.mark.real
 def test_real_pictures(real_data):
@@ -281,4 +435,5 @@ def test_real_pictures(real_data):
     names = list_pictures(folder)[::100]
     pictures = load_pictures(folder, names, (160, 240))
     assert pictures.shape == (12, 160, 240, 3) and 40 < pictures.mean() < 160
-    for name, picture in zip(names, pictures): assert np.abs(picture.astype(int) - ordinary(folder / name, (160, 240))).mean() < 1.5
+    for name, picture in zip(names, pictures):
+        assert np.abs(picture.astype(int) - ordinary(folder / name, (160, 240))).mean() < 1.5

@@ -1,10 +1,12 @@
 """Every rule of the house, over every notebook. The rules themselves stand in `tests/gates.py`."""
+
 import subprocess
 import sys
 from pathlib import Path
 
-import gates
 import pytest
+
+import gates
 
 ROOT = Path(__file__).resolve().parents[1]
 COURSE = gates.Course(ROOT)
@@ -33,7 +35,11 @@ def test_workshop(notebook, gate):
 
 
 @pytest.mark.parametrize("gate", [gates.exercises, gates.solved], ids=lambda gate: gate.__name__)
-@pytest.mark.parametrize("notebook", [other for other in COURSE.workshop if gates.section(other, "Exercises")], ids=lambda notebook: notebook.name)
+@pytest.mark.parametrize(
+    "notebook",
+    [other for other in COURSE.workshop if gates.section(other, "Exercises")],
+    ids=lambda notebook: notebook.name,
+)
 def test_exercises_of_the_workshop(notebook, gate):
     insist(gate(notebook, COURSE))
 
@@ -63,10 +69,14 @@ def test_export_in_step(tmp_path):
 
 
 def test_readme_in_step():
-    run = subprocess.run([sys.executable, str(ROOT / ".ci" / "readme"), "--check"], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, str(ROOT / ".ci" / "readme"), "--check"], capture_output=True, text=True
+    )
     insist([run.stdout + run.stderr] if run.returncode else [])
 
 
-@pytest.mark.parametrize("module", ["masks", "files", "runs", "scenes.clouds", "scores", "decisions"])
+@pytest.mark.parametrize(
+    "module", ["masks", "files", "runs", "scenes.clouds", "scores", "decisions"]
+)
 def test_light_imports(module):
     insist(gates.heavy_imports(f"cloudlearn.{module}"))

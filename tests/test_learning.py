@@ -1,4 +1,5 @@
 """The plain loop: repeatable from a seed, without a trace on the caller's random numbers."""
+
 import numpy as np
 import pytest
 import torch
@@ -20,9 +21,12 @@ def problem():
 
     def loss_of(network, seen=None):
         def loss(chosen):
-            if seen is not None: seen.append(chosen.tolist())
+            if seen is not None:
+                seen.append(chosen.tolist())
             return F.binary_cross_entropy_with_logits(network(pictures[chosen]), labels[chosen])
+
         return loss
+
     return loss_of
 
 
@@ -55,14 +59,17 @@ def test_the_callers_random_numbers_go_on_as_if_nothing_had_been_drawn():
     torch.manual_seed(5)
     want = torch.rand(3)
     torch.manual_seed(5)
-    with seeded(1): torch.rand(100)
-    with pytest.raises(ZeroDivisionError), seeded(2): 1 / 0
+    with seeded(1):
+        torch.rand(100)
+    with pytest.raises(ZeroDivisionError), seeded(2):
+        1 / 0
     assert torch.equal(torch.rand(3), want)
 
 
 @pytest.mark.parametrize("size, gain", [(3, 2), (1, 1)])
 def test_start_weights_have_the_size_of_he(size, gain):
     layer = nn.Conv2d(64, 64, size)
-    with seeded(0): start_weights(layer)
+    with seeded(0):
+        start_weights(layer)
     wanted = (gain / layer.weight[0].numel()) ** 0.5
     assert layer.weight.std().item() == pytest.approx(wanted, rel=0.05) and not layer.bias.any()

@@ -1,4 +1,5 @@
 """Masks: the run-length codec, resizing, dilation, components, polygons and drawing, against references and brute force."""
+
 import subprocess
 import sys
 import tracemalloc
@@ -14,15 +15,31 @@ from matplotlib.path import Path as Outline
 from pycocotools import mask as coco
 
 from cloudlearn import masks
-from cloudlearn.masks import (COLOURS, MAX_PIXELS, dilate, overlay, polygon_mask, remove_small, resize_mask, rle_decode,
-                              rle_decode_small, rle_encode, rle_runs, show)
+from cloudlearn.masks import (
+    COLOURS,
+    MAX_PIXELS,
+    dilate,
+    overlay,
+    polygon_mask,
+    remove_small,
+    resize_mask,
+    rle_decode,
+    rle_decode_small,
+    rle_encode,
+    rle_runs,
+    show,
+)
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")     # pycocotools under numpy 2
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning"
+)  # pycocotools under numpy 2
 
 MASKS = arrays(bool, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24))
 STACKS = arrays(bool, array_shapes(min_dims=2, max_dims=4, min_side=1, max_side=8))
 SIZES = st.tuples(st.integers(1, 30), st.integers(1, 30))
-LETTER = np.array([[0, 1, 0, 0], [0, 1, 0, 0], [0, 1, 0, 0], [0, 1, 1, 1]]) == 1     # an L, for which order and origin show
+LETTER = (
+    np.array([[0, 1, 0, 0], [0, 1, 0, 0], [0, 1, 0, 0], [0, 1, 1, 1]]) == 1
+)  # an L, for which order and origin show
 
 
 def box(x0, y0, x1, y1, shape):
@@ -33,12 +50,13 @@ def box(x0, y0, x1, y1, shape):
 
 # ------------------------------------------------------------------------------------------------------ run lengths
 
+
 def test_order_and_origin_are_the_competitions():
     assert rle_encode(LETTER) == "5 4 12 1 16 1"
     assert (rle_decode("5 4 12 1 16 1", (4, 4)) == LETTER).all()
     assert rle_encode(box(0, 0, 1, 1, (3, 5))) == "1 1"
     assert rle_encode(box(4, 2, 5, 3, (3, 5))) == "15 1"
-    assert rle_encode(box(1, 0, 2, 1, (3, 5))) == "4 1"     # the next column starts after three rows
+    assert rle_encode(box(1, 0, 2, 1, (3, 5))) == "4 1"  # the next column starts after three rows
 
 
 def test_published_example():
@@ -52,7 +70,7 @@ def test_there_and_back(mask):
     assert (rle_decode(text, mask.shape) == mask).all()
     assert rle_encode(rle_decode(text, mask.shape)) == text
     assert rle_encode(np.asfortranarray(mask)) == text
-    assert rle_encode(np.repeat(mask, 2, axis=1)[:, ::2]) == text      # strided memory
+    assert rle_encode(np.repeat(mask, 2, axis=1)[:, ::2]) == text  # strided memory
     assert rle_encode(mask.astype(np.uint8) * 255) == rle_encode(mask.astype(np.int64)) == text
 
 
@@ -61,15 +79,17 @@ def test_runs_are_the_maximal_ones(mask):
     starts, lengths = rle_runs(rle_encode(mask), mask.size)
     assert starts.dtype == lengths.dtype == np.int64
     assert lengths.sum() == mask.sum()
-    assert (starts[1:] > (starts + lengths)[:-1]).all()     # a gap between all runs
+    assert (starts[1:] > (starts + lengths)[:-1]).all()  # a gap between all runs
 
 
 @given(MASKS)
 def test_equal_to_pycocotools(mask):
     starts, lengths = rle_runs(rle_encode(mask), mask.size)
     counts = np.diff(np.c_[starts, starts + lengths].ravel(), prepend=0, append=mask.size).tolist()
-    assert sum(counts) == mask.size     # pycocotools reads beyond a short list
-    packed = coco.frPyObjects({"size": mask.shape, "counts": counts if counts[-1] else counts[:-1]}, *mask.shape)
+    assert sum(counts) == mask.size  # pycocotools reads beyond a short list
+    packed = coco.frPyObjects(
+        {"size": mask.shape, "counts": counts if counts[-1] else counts[:-1]}, *mask.shape
+    )
     assert packed == coco.encode(np.asfortranarray(mask, dtype=np.uint8))
     assert (coco.decode(packed) == rle_decode(rle_encode(mask), mask.shape)).all()
 
@@ -83,7 +103,9 @@ def test_extremes(shape):
     assert (rle_decode(rle_encode(last), shape) == last).all()
 
 
-@pytest.mark.parametrize("empty", ["", "  ", "\n", None, float("nan"), np.nan, np.float32("nan"), pd.NA])
+@pytest.mark.parametrize(
+    "empty", ["", "  ", "\n", None, float("nan"), np.nan, np.float32("nan"), pd.NA]
+)
 def test_empty_means_no_pixel(empty):
     assert not rle_decode(empty, (3, 4)).any()
     assert not rle_decode_small(empty, (4, 4), (2, 2)).any()
@@ -95,31 +117,38 @@ def test_blanks_and_touching_runs_are_fine(text):
     assert (rle_decode(text, (4, 4)) == LETTER).all()
 
 
-@pytest.mark.parametrize("text, quoted, reason", [
-    ("5", "run 1 of 1, '5'", "no length"),
-    ("5 4 12", "run 2 of 2, '12'", "no length"),
-    ("5 0", "'5 0'", "length below 1"),
-    ("5 4 10 -2", "run 2 of 2, '10 -2'", "length below 1"),
-    ("0 3", "'0 3'", "before pixel 1"),
-    ("-1 3", "'-1 3'", "before pixel 1"),
-    ("5 4 7 2", "run 2 of 2, '7 2'", "runs rise"),
-    ("5 4 5 4", "run 2 of 2, '5 4'", "runs rise"),
-    ("9 2 3 1", "run 2 of 2, '3 1'", "runs rise"),
-    ("1 17", "'1 17'", "last pixel, 16"),
-    ("16 2", "'16 2'", "last pixel, 16"),
-    ("17 1", "'17 1'", "last pixel, 16"),
-    ("1 2 5 99999999999999999999", "run 2 of 2", "last pixel, 16"),
-    ("9223372036854775807 9223372036854775807", "run 1 of 1", "last pixel, 16"),
-    ("5 four", "'5 four'", "whole numbers"),
-    ("1 2 5.0 4", "run 2 of 2, '5.0 4'", "whole numbers"),
-    ("1 2 5,4", "run 2 of 2, '5,4'", "whole numbers"),
-    ("1 2 1_0 4", "'1_0 4'", "whole numbers"),
-    ("١ ٢", "run 1 of 1", "whole numbers"),
-    ("5-3", "'5-3'", "whole numbers"),
-    ("nan", "'nan'", "whole numbers"),
-])
+@pytest.mark.parametrize(
+    "text, quoted, reason",
+    [
+        ("5", "run 1 of 1, '5'", "no length"),
+        ("5 4 12", "run 2 of 2, '12'", "no length"),
+        ("5 0", "'5 0'", "length below 1"),
+        ("5 4 10 -2", "run 2 of 2, '10 -2'", "length below 1"),
+        ("0 3", "'0 3'", "before pixel 1"),
+        ("-1 3", "'-1 3'", "before pixel 1"),
+        ("5 4 7 2", "run 2 of 2, '7 2'", "runs rise"),
+        ("5 4 5 4", "run 2 of 2, '5 4'", "runs rise"),
+        ("9 2 3 1", "run 2 of 2, '3 1'", "runs rise"),
+        ("1 17", "'1 17'", "last pixel, 16"),
+        ("16 2", "'16 2'", "last pixel, 16"),
+        ("17 1", "'17 1'", "last pixel, 16"),
+        ("1 2 5 99999999999999999999", "run 2 of 2", "last pixel, 16"),
+        ("9223372036854775807 9223372036854775807", "run 1 of 1", "last pixel, 16"),
+        ("5 four", "'5 four'", "whole numbers"),
+        ("1 2 5.0 4", "run 2 of 2, '5.0 4'", "whole numbers"),
+        ("1 2 5,4", "run 2 of 2, '5,4'", "whole numbers"),
+        ("1 2 1_0 4", "'1_0 4'", "whole numbers"),
+        ("١ ٢", "run 1 of 1", "whole numbers"),
+        ("5-3", "'5-3'", "whole numbers"),
+        ("nan", "'nan'", "whole numbers"),
+    ],
+)
 def test_malformed_text_is_refused_and_quoted(text, quoted, reason):
-    for read in (lambda: rle_runs(text, 16), lambda: rle_decode(text, (4, 4)), lambda: rle_decode_small(text, (4, 4), (2, 2))):
+    for read in (
+        lambda: rle_runs(text, 16),
+        lambda: rle_decode(text, (4, 4)),
+        lambda: rle_decode_small(text, (4, 4), (2, 2)),
+    ):
         with pytest.raises(ValueError) as caught:
             read()
         assert quoted in str(caught.value) and reason in str(caught.value)
@@ -140,8 +169,12 @@ def test_other_types_are_refused(value):
 
 @pytest.mark.parametrize("shape", [(2**14, 2**14 + 1), (0, 5), (5, -1), (5,), (5, 5, 3), (2.5, 4)])
 def test_impossible_sizes_are_refused(shape):
-    for read in (lambda: rle_decode("1 1", shape), lambda: rle_decode_small("1 1", (4, 4), shape), lambda: resize_mask(LETTER, shape),
-                 lambda: polygon_mask([[0, 0], [1, 0], [1, 1]], shape)):
+    for read in (
+        lambda: rle_decode("1 1", shape),
+        lambda: rle_decode_small("1 1", (4, 4), shape),
+        lambda: resize_mask(LETTER, shape),
+        lambda: polygon_mask([[0, 0], [1, 0], [1, 1]], shape),
+    ):
         with pytest.raises(ValueError, match="height, width|limit"):
             read()
 
@@ -152,14 +185,22 @@ def test_runs_check_the_size(size):
         rle_runs("1 1", size)
 
 
-@pytest.mark.parametrize("wrong, reason", [
-    (np.full((3, 3), 0.5), "set a threshold"), (np.array([[0, 1], [2, 0]]), "class map"), (np.ones(4, bool), "axes"), (np.ones((2, 2, 2), bool), "axes")])
+@pytest.mark.parametrize(
+    "wrong, reason",
+    [
+        (np.full((3, 3), 0.5), "set a threshold"),
+        (np.array([[0, 1], [2, 0]]), "class map"),
+        (np.ones(4, bool), "axes"),
+        (np.ones((2, 2, 2), bool), "axes"),
+    ],
+)
 def test_what_is_no_mask_is_not_encoded(wrong, reason):
     with pytest.raises(ValueError, match=reason):
         rle_encode(wrong)
 
 
 # ---------------------------------------------------------------------------------------------------------- another size
+
 
 def centre(new, old_side, new_side):
     "The old pixel under a new pixel's centre, in exact fractions."
@@ -168,7 +209,9 @@ def centre(new, old_side, new_side):
 
 @given(MASKS, SIZES)
 def test_resize_copies_the_pixel_under_the_centre(mask, shape):
-    rows, columns = ([centre(new, old, side) for new in range(side)] for old, side in zip(mask.shape, shape))
+    rows, columns = (
+        [centre(new, old, side) for new in range(side)] for old, side in zip(mask.shape, shape)
+    )
     assert (resize_mask(mask, shape) == mask[np.ix_(rows, columns)]).all()
 
 
@@ -181,21 +224,38 @@ def test_resize_keeps_leading_axes(stack, shape):
     assert (resize_mask(stack, stack.shape[-2:]) == stack).all()
 
 
-@pytest.mark.parametrize("old, new", [((1400, 2100), (350, 525)), ((1400, 2100), (160, 240)), ((1400, 2100), (384, 576)), ((350, 525), (160, 240)), ((35, 52), (140, 208))])
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ((1400, 2100), (350, 525)),
+        ((1400, 2100), (160, 240)),
+        ((1400, 2100), (384, 576)),
+        ((350, 525), (160, 240)),
+        ((35, 52), (140, 208)),
+    ],
+)
 def test_equal_to_torch_nearest_exact(old, new):
     torch = pytest.importorskip("torch")
     mask = np.random.default_rng(0).random(old) < 0.5
-    theirs = torch.nn.functional.interpolate(torch.from_numpy(mask)[None, None].float(), size=new, mode="nearest-exact")[0, 0]
+    theirs = torch.nn.functional.interpolate(
+        torch.from_numpy(mask)[None, None].float(), size=new, mode="nearest-exact"
+    )[0, 0]
     assert (resize_mask(mask, new) == theirs.numpy().astype(bool)).all()
 
 
 @given(MASKS, SIZES)
 def test_small_decode_equals_the_long_way(mask, small):
     text = rle_encode(mask)
-    assert (rle_decode_small(text, mask.shape, small) == resize_mask(rle_decode(text, mask.shape), small)).all()
+    assert (
+        rle_decode_small(text, mask.shape, small)
+        == resize_mask(rle_decode(text, mask.shape), small)
+    ).all()
 
 
-@pytest.mark.parametrize("small", [(350, 525), (160, 240), (333, 517), (1, 1), (1399, 2099), (1400, 2100), (1400, 7), (3, 2100)])
+@pytest.mark.parametrize(
+    "small",
+    [(350, 525), (160, 240), (333, 517), (1, 1), (1399, 2099), (1400, 2100), (1400, 7), (3, 2100)],
+)
 def test_small_decode_at_full_size(small):
     mask = box(300, 200, 1100, 900, (1400, 2100)) ^ box(900, 500, 1600, 1250, (1400, 2100))
     mask[:, ::13] = False
@@ -213,6 +273,7 @@ def test_small_decode_never_builds_the_full_mask():
 
 
 # -------------------------------------------------------------------------------------------------------------- dilation
+
 
 def near(mask, radius):
     "Dilation by its definition: all squared distances, in whole numbers."
@@ -237,7 +298,10 @@ def test_both_roads_meet(radius, seed):
 def test_dilate_every_mask_of_a_stack(stack, radius):
     wide = dilate(stack, radius)
     assert wide.shape == stack.shape and wide.dtype == bool
-    assert (wide.reshape(-1, *stack.shape[-2:]) == [dilate(one, radius) for one in stack.reshape(-1, *stack.shape[-2:])]).all()
+    assert (
+        wide.reshape(-1, *stack.shape[-2:])
+        == [dilate(one, radius) for one in stack.reshape(-1, *stack.shape[-2:])]
+    ).all()
     assert (dilate(stack, 0) == stack).all() and (wide >= stack).all()
 
 
@@ -252,9 +316,12 @@ def test_dilate_moves_with_the_mask_and_leaves_its_input():
     mask = np.zeros((40, 40), bool)
     mask[10, 12] = True
     kept = mask.copy()
-    assert (np.roll(dilate(mask, 6), (9, 7), axis=(0, 1)) == dilate(np.roll(mask, (9, 7), axis=(0, 1)), 6)).all()
+    assert (
+        np.roll(dilate(mask, 6), (9, 7), axis=(0, 1))
+        == dilate(np.roll(mask, (9, 7), axis=(0, 1)), 6)
+    ).all()
     assert (mask == kept).all()
-    assert dilate(mask, 6).sum() == 113     # the pixels of a disk of radius 6
+    assert dilate(mask, 6).sum() == 113  # the pixels of a disk of radius 6
 
 
 @pytest.mark.parametrize("radius", [60, 150, 333, 499, 500])
@@ -278,6 +345,7 @@ def test_bad_radius(radius):
 
 
 # ------------------------------------------------------------------------------------------------------------ components
+
 
 def components(mask):
     "All 8-neighbour components as sets of pixels, by flood fill."
@@ -311,8 +379,15 @@ def test_exactly_the_area_goes_and_corners_hang_together():
 @given(STACKS, st.integers(0, 5))
 def test_remove_small_every_mask_of_a_stack(stack, area):
     kept = remove_small(stack, area)
-    assert kept.shape == stack.shape and (kept <= stack).all() and (remove_small(kept, area) == kept).all()
-    assert (kept.reshape(-1, *stack.shape[-2:]) == [remove_small(one, area) for one in stack.reshape(-1, *stack.shape[-2:])]).all()
+    assert (
+        kept.shape == stack.shape
+        and (kept <= stack).all()
+        and (remove_small(kept, area) == kept).all()
+    )
+    assert (
+        kept.reshape(-1, *stack.shape[-2:])
+        == [remove_small(one, area) for one in stack.reshape(-1, *stack.shape[-2:])]
+    ).all()
     assert (remove_small(stack, 0) == stack).all()
 
 
@@ -320,7 +395,10 @@ def test_background_never_comes_on():
     speck = box(3, 3, 5, 5, (50, 60))
     assert not remove_small(speck, 4).any()
     assert (remove_small(speck, 3) == speck).all()
-    assert remove_small(np.ones((5, 5), bool), 24).all() and not remove_small(np.zeros((5, 5), bool), 0).any()
+    assert (
+        remove_small(np.ones((5, 5), bool), 24).all()
+        and not remove_small(np.zeros((5, 5), bool), 0).any()
+    )
 
 
 @pytest.mark.parametrize("area", [-1, float("nan")])
@@ -331,12 +409,15 @@ def test_bad_area(area):
 
 # -------------------------------------------------------------------------------------------------------------- polygons
 
+
 def star(seed, corners=9, middle=(40.0, 30.0)):
     "A polygon that does not cross itself: corners at rising angles around a middle."
     rng = np.random.default_rng(seed)
     angle = 2 * np.pi * rng.uniform(1, 3, corners).cumsum()
     angle = angle / angle[-1] * 2 * np.pi
-    return np.stack([np.cos(angle), np.sin(angle)], axis=1) * rng.uniform(6, 28, (corners, 1)) + middle
+    return (
+        np.stack([np.cos(angle), np.sin(angle)], axis=1) * rng.uniform(6, 28, (corners, 1)) + middle
+    )
 
 
 @given(st.integers(-5, 20), st.integers(-5, 20), st.integers(1, 20), st.integers(1, 20))
@@ -356,7 +437,9 @@ def test_a_centre_on_the_edge_belongs_to_the_shape_below_and_right_of_it():
 def test_centres_inside_are_on(seed):
     corners = star(seed)
     rows, columns = np.indices((60, 80))
-    inside = Outline(corners).contains_points(np.c_[columns.ravel(), rows.ravel()] + 0.5).reshape(60, 80)
+    inside = (
+        Outline(corners).contains_points(np.c_[columns.ravel(), rows.ravel()] + 0.5).reshape(60, 80)
+    )
     assert (polygon_mask(corners, (60, 80)) == inside).all()
 
 
@@ -369,7 +452,9 @@ def test_start_and_direction_do_not_matter(seed):
 
 
 def test_ties_do_not_depend_on_direction():
-    for corners in np.random.default_rng(0).integers(0, 60, (300, 3, 2)) + 0.5:     # edges pass exactly through centres
+    for corners in (
+        np.random.default_rng(0).integers(0, 60, (300, 3, 2)) + 0.5
+    ):  # edges pass exactly through centres
         assert (polygon_mask(corners, (60, 60)) == polygon_mask(corners[::-1], (60, 60))).all()
 
 
@@ -377,8 +462,13 @@ def test_ties_do_not_depend_on_direction():
 @pytest.mark.parametrize("seed", range(20))
 def test_two_halves_share_no_pixel_and_lose_none(seed, whole):
     corners = star(seed)
-    corners = corners.round() + 0.5 if whole else corners     # with corners on pixel centres every tie is met
-    halves = [polygon_mask(half, (60, 80)).astype(int) for half in (corners[:5], corners[[4, 5, 6, 7, 8, 0]])]
+    corners = (
+        corners.round() + 0.5 if whole else corners
+    )  # with corners on pixel centres every tie is met
+    halves = [
+        polygon_mask(half, (60, 80)).astype(int)
+        for half in (corners[:5], corners[[4, 5, 6, 7, 8, 0]])
+    ]
     together = polygon_mask(corners, (60, 80))
     assert ((halves[0] + halves[1]) % 2 == together).all()
 
@@ -386,7 +476,9 @@ def test_two_halves_share_no_pixel_and_lose_none(seed, whole):
 @pytest.mark.parametrize("seed", range(10))
 def test_outside_is_cut_off(seed):
     corners = star(seed)
-    assert (polygon_mask(corners - [20, 15], (30, 35)) == polygon_mask(corners, (60, 80))[15:45, 20:55]).all()
+    assert (
+        polygon_mask(corners - [20, 15], (30, 35)) == polygon_mask(corners, (60, 80))[15:45, 20:55]
+    ).all()
 
 
 def edge_distance(corners, shape):
@@ -401,7 +493,9 @@ def edge_distance(corners, shape):
 def test_equal_to_pycocotools_but_for_centres_on_the_edge(seed):
     corners = star(seed)
     theirs = coco.decode(coco.frPyObjects([corners.ravel().tolist()], 60, 80))[..., 0] == 1
-    assert (edge_distance(corners, (60, 80))[theirs != polygon_mask(corners, (60, 80))] < 0.25).all()
+    assert (
+        edge_distance(corners, (60, 80))[theirs != polygon_mask(corners, (60, 80))] < 0.25
+    ).all()
 
 
 def test_crossing_twice_is_outside():
@@ -411,9 +505,18 @@ def test_crossing_twice_is_outside():
     assert not polygon_mask(twice, (8, 8)).any()
 
 
-@pytest.mark.parametrize("corners, reason", [
-    ([[0, 0], [1, 1]], "three or more"), ([], "three or more"), ([0, 1, 2, 3, 4, 5], "three or more"), ([[0, 0, 1]] * 3, "three or more"),
-    ([[0, 0], [1, np.nan], [2, 2]], "finite"), ([[0, 0], [1, np.inf], [2, 2]], "finite"), ([[0, 0], [1e300, 1], [2, 2]], "finite")])
+@pytest.mark.parametrize(
+    "corners, reason",
+    [
+        ([[0, 0], [1, 1]], "three or more"),
+        ([], "three or more"),
+        ([0, 1, 2, 3, 4, 5], "three or more"),
+        ([[0, 0, 1]] * 3, "three or more"),
+        ([[0, 0], [1, np.nan], [2, 2]], "finite"),
+        ([[0, 0], [1, np.inf], [2, 2]], "finite"),
+        ([[0, 0], [1e300, 1], [2, 2]], "finite"),
+    ],
+)
 def test_bad_polygons(corners, reason):
     with pytest.raises(ValueError, match=reason):
         polygon_mask(corners, (8, 8))
@@ -426,7 +529,7 @@ LEFT, RIGHT = box(10, 10, 55, 50, (60, 90)), box(35, 10, 80, 50, (60, 90))
 
 
 def colour(name):
-    return [int(COLOURS[name][i:i + 2], 16) for i in (1, 3, 5)]
+    return [int(COLOURS[name][i : i + 2], 16) for i in (1, 3, 5)]
 
 
 def test_overlay_mixes_inside_and_leaves_the_rest():
@@ -435,22 +538,27 @@ def test_overlay_mixes_inside_and_leaves_the_rest():
     drawn = overlay(picture, np.stack([LEFT, RIGHT]), ["Fish", COLOURS["Sugar"]], alpha=0.25)
     assert drawn.dtype == np.uint8 and (picture == kept).all()
     assert (drawn[~(LEFT | RIGHT)] == picture[~(LEFT | RIGHT)]).all()
-    assert np.abs(drawn[30, 20] - (0.75 * picture[30, 20] + 0.25 * np.array(colour("Fish")))).max() <= 0.5
+    assert (
+        np.abs(drawn[30, 20] - (0.75 * picture[30, 20] + 0.25 * np.array(colour("Fish")))).max()
+        <= 0.5
+    )
     both = (np.array(colour("Fish")) + colour("Sugar")) / 2
     assert np.abs(drawn[30, 45] - (0.75 * picture[30, 45] + 0.25 * both)).max() <= 0.5
 
 
 def test_outlines_stay_visible_where_classes_overlap():
     drawn = overlay(GREY, np.stack([LEFT, RIGHT]), ["Fish", "Sugar"])
-    assert (drawn[30, 54] == colour("Fish")).all()          # the rim of the left box, inside the right one
+    assert (drawn[30, 54] == colour("Fish")).all()  # the rim of the left box, inside the right one
     assert (drawn[30, 35] == colour("Sugar")).all()
     shared = {tuple(pixel) for pixel in drawn[10, 36:54].tolist()}
-    assert shared == {tuple(colour("Fish")), tuple(colour("Sugar"))}      # dashes of both, nothing else
+    assert shared == {tuple(colour("Fish")), tuple(colour("Sugar"))}  # dashes of both, nothing else
 
 
 def test_identical_masks_show_all_colours():
     drawn = overlay(GREY, np.stack([LEFT] * 3), ["Fish", "Flower", "Gravel"])
-    assert {tuple(pixel) for pixel in drawn[10, 10:55].tolist()} == {tuple(colour(name)) for name in ("Fish", "Flower", "Gravel")}
+    assert {tuple(pixel) for pixel in drawn[10, 10:55].tolist()} == {
+        tuple(colour(name)) for name in ("Fish", "Flower", "Gravel")
+    }
 
 
 def test_outline_closes_at_the_picture_edge_and_alpha_zero_draws_it_alone():
@@ -464,16 +572,29 @@ def test_no_masks_no_change():
     assert (overlay(GREY, np.zeros((2, 60, 90), bool), ["Fish", "Sugar"]) == GREY).all()
 
 
-@pytest.mark.parametrize("arguments, reason", [
-    ((GREY, LEFT[None], ["Whale"]), "neither"), ((GREY, LEFT[None], ["#12345"]), "neither"), ((GREY, LEFT[None], []), "C colours"),
-    ((GREY / 255, LEFT[None], ["Fish"]), "uint8"), ((GREY[:50], LEFT[None], ["Fish"]), "uint8"), ((GREY, LEFT, ["Fish"]), "axes")])
+@pytest.mark.parametrize(
+    "arguments, reason",
+    [
+        ((GREY, LEFT[None], ["Whale"]), "neither"),
+        ((GREY, LEFT[None], ["#12345"]), "neither"),
+        ((GREY, LEFT[None], []), "C colours"),
+        ((GREY / 255, LEFT[None], ["Fish"]), "uint8"),
+        ((GREY[:50], LEFT[None], ["Fish"]), "uint8"),
+        ((GREY, LEFT, ["Fish"]), "axes"),
+    ],
+)
 def test_bad_drawings(arguments, reason):
     with pytest.raises(ValueError, match=reason):
         overlay(*arguments)
 
 
 def test_show_names_the_classes_that_are_there():
-    ax = show(GREY, np.stack([LEFT, np.zeros_like(LEFT), RIGHT]), ["Fish", "Flower", "seam"], title="three")
+    ax = show(
+        GREY,
+        np.stack([LEFT, np.zeros_like(LEFT), RIGHT]),
+        ["Fish", "Flower", "seam"],
+        title="three",
+    )
     assert ax.get_title() == "three" and len(ax.images) == 1
     assert [entry.get_text() for entry in ax.get_legend().get_texts()] == ["Fish", "seam"]
     assert show(GREY, ax=ax) is ax
@@ -495,6 +616,7 @@ def test_one_colour_per_class():
 
 
 # ---------------------------------------------------------------------------------------------------------------- import
+
 
 def test_import_is_light():
     code = "import sys, cloudlearn.masks; print({'torch', 'matplotlib', 'pandas', 'sklearn'} & set(sys.modules))"

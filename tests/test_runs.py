@@ -1,4 +1,5 @@
 """A run's folder: nothing of the user's is lost in it, nothing false is called a success."""
+
 import os
 import re
 import signal
@@ -14,13 +15,15 @@ from typer.testing import CliRunner
 from cloudlearn import cli
 from cloudlearn.files import MANIFEST, read_manifest, whole_folder, write_file
 from cloudlearn.runs import clear_run, foreign_files, open_run, versions
-from cloudlearn.scenes.clouds import write_cloud_folder
 from cloudlearn.scenes.cars import write_car_folder
 from cloudlearn.scenes.chest import write_chest_folder
+from cloudlearn.scenes.clouds import write_cloud_folder
 
-SMALL = {"clouds": ["--scenes", "40", "--size", "32x48", "--epochs", "1"],
-         "cars": ["--scenes", "8", "--size", "32x48", "--epochs", "1", "--dilate", "0"],
-         "xray": ["--scenes", "40", "--size", "32x32", "--epochs", "1", "--encoder", "small"]}
+SMALL = {
+    "clouds": ["--scenes", "40", "--size", "32x48", "--epochs", "1"],
+    "cars": ["--scenes", "8", "--size", "32x48", "--epochs", "1", "--dilate", "0"],
+    "xray": ["--scenes", "40", "--size", "32x32", "--epochs", "1", "--encoder", "small"],
+}
 
 
 def call(*words):
@@ -29,21 +32,32 @@ def call(*words):
 
 def command(*words, **options):
     "The program in a process of its own, on one thread."
-    return subprocess.Popen([str(Path(sys.executable).with_name("cloudlearn")), *map(str, words)], stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, **options)
+    return subprocess.Popen(
+        [str(Path(sys.executable).with_name("cloudlearn")), *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        **options,
+    )
 
 
 def content(folder):
     "Everything in a folder, byte for byte; what a file manager would not show is left out."
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*"))
-            if path.is_file() and not path.name.startswith(".")}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    }
 
 
 def write(out, *names, fresh=True):
     "A very short run."
     with open_run(out):
-        if fresh: clear_run(out)
-        for name in names: write_file(out / name, name)
+        if fresh:
+            clear_run(out)
+        for name in names:
+            write_file(out / name, name)
 
 
 def refused(result, out):
@@ -56,15 +70,26 @@ def refused(result, out):
 
 # ------------------------------------------------------------------------------------------------ whose folder it is
 
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     "A folder for each wing, in which its owner keeps files named like the results of a run."
     home = tmp_path_factory.mktemp("data")
-    folders = {"clouds": write_cloud_folder(home / "clouds", 60, 2, shape=(35, 52)),
-               "cars": write_car_folder(home / "cars", (8, 4, 4), (8, 4, 4), shape=(48, 64)),
-               "xray": write_chest_folder(home / "xray", (8, 16), (4, 8), shape=(32, 32))}
+    folders = {
+        "clouds": write_cloud_folder(home / "clouds", 60, 2, shape=(35, 52)),
+        "cars": write_car_folder(home / "cars", (8, 4, 4), (8, 4, 4), shape=(48, 64)),
+        "xray": write_chest_folder(home / "xray", (8, 16), (4, 8), shape=(32, 32)),
+    }
     for folder in folders.values():
-        for name in ("masks/dent/mine.png", "pictures.csv", "masks.json", "truth.csv", "run.json", "report.html", "scores.csv"):
+        for name in (
+            "masks/dent/mine.png",
+            "pictures.csv",
+            "masks.json",
+            "truth.csv",
+            "run.json",
+            "report.html",
+            "scores.csv",
+        ):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(f"my own {name}")
     return folders
@@ -82,17 +107,24 @@ def test_results_never_go_into_the_data(data, wing, place, how):
 
 def test_a_link_to_the_data_is_the_data(data, tmp_path):
     (tmp_path / "link").symlink_to(data["cars"])
-    assert "which this run reads" in refused(call("cars", "--data", data["cars"], "--out", tmp_path / "link"), tmp_path / "link")
+    assert "which this run reads" in refused(
+        call("cars", "--data", data["cars"], "--out", tmp_path / "link"), tmp_path / "link"
+    )
 
 
 def test_weights_that_a_fresh_start_would_delete(tmp_path):
     weights = write_file(tmp_path / "run" / "segment-last.safetensors", "weights")
-    said = refused(call("clouds", "--out", tmp_path / "run", "--weights", weights), tmp_path / "run")
+    said = refused(
+        call("clouds", "--out", tmp_path / "run", "--weights", weights), tmp_path / "run"
+    )
     assert "it holds" in said and weights.read_text() == "weights"
 
 
 @pytest.mark.parametrize("wing", SMALL)
-@pytest.mark.parametrize("name", ["truth.csv", "run.json", "report.html", "masks/dent/mine.png", "scenes/train.csv", MANIFEST])
+@pytest.mark.parametrize(
+    "name",
+    ["truth.csv", "run.json", "report.html", "masks/dent/mine.png", "scenes/train.csv", MANIFEST],
+)
 def test_a_folder_with_a_file_of_somebody_else_is_refused(data, tmp_path, wing, name):
     mine, out = tmp_path / "out" / name, tmp_path / "out"
     mine.parent.mkdir(parents=True, exist_ok=True)
@@ -115,26 +147,44 @@ def test_what_systems_leave_behind_is_nobodys(tmp_path):
 def test_a_fresh_start_deletes_exactly_what_the_last_run_wrote(tmp_path):
     out = tmp_path / "run"
     write(out, "ladder.csv", "pictures/a.png", "masks/dent/구름 1.png")
-    with open_run(out), whole_folder(out / "scenes") as work: (work / "a.jpg").touch()
+    with open_run(out), whole_folder(out / "scenes") as work:
+        (work / "a.jpg").touch()
     write(out, "report.html")
-    assert set(content(out)) == {"report.html", MANIFEST} and {path.name for path in out.iterdir() if path.is_dir()} == set()
+    assert (
+        set(content(out)) == {"report.html", MANIFEST}
+        and {path.name for path in out.iterdir() if path.is_dir()} == set()
+    )
     write(out, "ladder.csv", fresh=False)
-    assert set(content(out)) == {"report.html", "ladder.csv", MANIFEST}, "resumed: what was there stays"
+    assert set(content(out)) == {"report.html", "ladder.csv", MANIFEST}, (
+        "resumed: what was there stays"
+    )
 
 
-@pytest.mark.parametrize("change", [lambda path: path.write_text("with my remarks"), lambda path: (path.unlink(), path.symlink_to("/etc/hosts"))])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: path.write_text("with my remarks"),
+        lambda path: (path.unlink(), path.symlink_to("/etc/hosts")),
+    ],
+)
 def test_a_result_that_somebody_changed_is_somebodys(tmp_path, change):
     write(tmp_path / "run", "ladder.csv")
     change(tmp_path / "run" / "ladder.csv")
     before = content(tmp_path / "run")
-    with pytest.raises(ValueError, match="ladder.csv was (changed after|not written by) a run"): write(tmp_path / "run", "other.csv")
+    with pytest.raises(ValueError, match="ladder.csv was (changed after|not written by) a run"):
+        write(tmp_path / "run", "other.csv")
     assert content(tmp_path / "run") == before
 
 
 def test_a_file_beside_the_results_is_somebodys(tmp_path):
     write(tmp_path / "run", "ladder.csv")
-    for name in ("notes.txt", "more.txt"): (tmp_path / "run" / name).write_text("mine")
-    with pytest.raises(ValueError, match=r"run: more.txt was not written by a run \(and 1 more\); choose another folder"): write(tmp_path / "run", "x")
+    for name in ("notes.txt", "more.txt"):
+        (tmp_path / "run" / name).write_text("mine")
+    with pytest.raises(
+        ValueError,
+        match=r"run: more.txt was not written by a run \(and 1 more\); choose another folder",
+    ):
+        write(tmp_path / "run", "x")
     assert (tmp_path / "run" / "ladder.csv").exists() and len(foreign_files(tmp_path / "run")) == 2
 
 
@@ -143,43 +193,60 @@ def test_a_manifest_made_up_by_somebody_deletes_nothing_outside(tmp_path):
     out = tmp_path / "run"
     write(out, "a")
     with open(out / MANIFEST, "a") as file:
-        for name in ("../precious.txt", "..", ".", "mine", "mine/work.txt"): file.write(f'\n{{"file": "{name}", "sha256": null}}')
+        for name in ("../precious.txt", "..", ".", "mine", "mine/work.txt"):
+            file.write(f'\n{{"file": "{name}", "sha256": null}}')
     write(out, "b")
-    assert (tmp_path / "precious.txt").read_text() == "mine" and set(content(out)) == {"b", MANIFEST}
+    assert (tmp_path / "precious.txt").read_text() == "mine" and set(content(out)) == {
+        "b",
+        MANIFEST,
+    }
     (out / "mine").mkdir()
     (out / "mine" / "work.txt").write_text("a week of work")
-    with open(out / MANIFEST, "a") as file: file.write('\n{"file": ".", "sha256": null}\n{"file": "mine", "sha256": null}')
-    with pytest.raises(ValueError, match="mine/work.txt was not written by a run"): write(out, "c")
+    with open(out / MANIFEST, "a") as file:
+        file.write('\n{"file": ".", "sha256": null}\n{"file": "mine", "sha256": null}')
+    with pytest.raises(ValueError, match="mine/work.txt was not written by a run"):
+        write(out, "c")
     assert (out / "mine" / "work.txt").read_text() == "a week of work"
 
 
 def test_a_run_that_fails_before_it_writes_leaves_no_trace(tmp_path):
     for out in (tmp_path / "deep" / "er" / "run", tmp_path):
-        with pytest.raises(ZeroDivisionError), open_run(out): 1 / 0
+        with pytest.raises(ZeroDivisionError), open_run(out):
+            1 / 0
         assert content(tmp_path) == {} and not (tmp_path / "deep").exists()
 
 
 def test_an_experiment_overwrites_its_own_record_alone(tmp_path):
     from cloudlearn.evidence import run_experiment
+
     (tmp_path / "styles.csv").write_text("mine")
-    with pytest.raises(ValueError, match="styles.csv: this file.* is no record of the experiment styles"): run_experiment("styles", len, 1, tmp_path)
+    with pytest.raises(
+        ValueError, match="styles.csv: this file.* is no record of the experiment styles"
+    ):
+        run_experiment("styles", len, 1, tmp_path)
     (tmp_path / "styles.json").write_text('{"experiment": "losses"}')
-    with pytest.raises(ValueError, match="is no record"): run_experiment("styles", len, 1, tmp_path)
+    with pytest.raises(ValueError, match="is no record"):
+        run_experiment("styles", len, 1, tmp_path)
     assert (tmp_path / "styles.csv").read_text() == "mine"
 
 
 # ------------------------------------------------------------------------------------------------ one run at a time
 
+
 def test_the_second_of_two_runs_is_refused(tmp_path):
     out = tmp_path / "run"
     with open_run(out):
-        with pytest.raises(ValueError, match="another run is writing there"), open_run(out): raise AssertionError
+        with pytest.raises(ValueError, match="another run is writing there"), open_run(out):
+            raise AssertionError
         said = refused(call("clouds", "--out", out, *SMALL["clouds"]), out)
         assert "another run is writing there; wait for it, or choose another folder" in said
         run = command("clouds", "--out", out, *SMALL["clouds"])
-        assert "another run is writing there" in run.communicate(timeout=120)[1] and run.returncode == 2
+        assert (
+            "another run is writing there" in run.communicate(timeout=120)[1]
+            and run.returncode == 2
+        )
         write_file(out / "a", "a")
-    write(out, "b")     # the lock is gone with the run
+    write(out, "b")  # the lock is gone with the run
 
 
 def test_a_killed_run_leaves_no_lock_and_its_leftovers_are_swept_away(tmp_path):
@@ -201,7 +268,8 @@ with open_run(out):
     left = {re.sub(r"\.\d+\.tmp", ".tmp", name) for name in content(out)}
     assert left == {"ladder.csv", "net.bin.tmp", "scenes.tmp/train/a.jpg", MANIFEST}
     (out / "notes.1234.tmp").write_text("mine")
-    with pytest.raises(ValueError, match="notes.1234.tmp was not written by a run"): write(out, "b")
+    with pytest.raises(ValueError, match="notes.1234.tmp was not written by a run"):
+        write(out, "b")
     (out / "notes.1234.tmp").unlink()
     write(out, "b", fresh=False)
     assert set(content(out)) == {"ladder.csv", "b", MANIFEST} and not list(out.glob("scenes*"))
@@ -209,10 +277,12 @@ with open_run(out):
 
 # ------------------------------------------------------------------------------------------------ stopped is not done
 
+
 def wait_for(run, path):
     "Wait until a run has written a file, or has ended."
     until = time.monotonic() + 240
-    while not path.exists() and run.poll() is None and time.monotonic() < until: time.sleep(0.02)
+    while not path.exists() and run.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
     assert path.exists(), run.communicate()[1]
 
 
@@ -222,13 +292,24 @@ def test_sigterm_in_training_is_a_sentence_and_status_143_and_the_run_goes_on_bi
     wait_for(run, tmp_path / "stopped" / "segment-resume.ckpt")
     run.send_signal(signal.SIGTERM)
     said = run.communicate(timeout=120)
-    assert run.returncode == 143 and said[0] == "" and "--resume" in said[1].splitlines()[-1] and "Traceback" not in said[1], said
-    assert not (tmp_path / "stopped" / "report.html").exists() and (tmp_path / "stopped" / "segment-resume.ckpt").exists()
+    assert (
+        run.returncode == 143
+        and said[0] == ""
+        and "--resume" in said[1].splitlines()[-1]
+        and "Traceback" not in said[1]
+    ), said
+    assert (
+        not (tmp_path / "stopped" / "report.html").exists()
+        and (tmp_path / "stopped" / "segment-resume.ckpt").exists()
+    )
     again = command("clouds", "--out", tmp_path / "stopped", *words, "--resume")
     whole = command("clouds", "--out", tmp_path / "whole", *words)
-    for run in (again, whole): assert run.wait(timeout=240) == 0, run.communicate()[1]
+    for run in (again, whole):
+        assert run.wait(timeout=240) == 0, run.communicate()[1]
     for name in ("ladder.csv", "first_submission.csv", "final_submission.csv", "pairs.csv"):
-        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+        assert (tmp_path / "stopped" / name).read_bytes() == (
+            tmp_path / "whole" / name
+        ).read_bytes(), name
 
 
 @pytest.mark.parametrize("wing", ["cars", "xray"])
@@ -237,7 +318,9 @@ def test_sigterm_at_any_other_moment(tmp_path, wing):
     wait_for(run, tmp_path / "run" / MANIFEST)
     run.send_signal(signal.SIGTERM)
     said = run.communicate(timeout=120)[1]
-    assert run.returncode == 143 and "--resume" in said.splitlines()[-1] and "Traceback" not in said, said
+    assert (
+        run.returncode == 143 and "--resume" in said.splitlines()[-1] and "Traceback" not in said
+    ), said
 
 
 def test_fit_without_the_command_ends_with_status_143_too(tmp_path):
@@ -260,6 +343,7 @@ print("done")"""
 
 # ------------------------------------------------------------------------------------------------ a full disk
 
+
 @pytest.fixture
 def disk(tmp_path):
     "Makes a disk of its own of so many kilobytes; skipped where nobody may mount one."
@@ -268,29 +352,42 @@ def disk(tmp_path):
     def make(kilobytes):
         place = tmp_path / f"disk{len(mounted)}"
         place.mkdir()
-        made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(place)], capture_output=True)
-        if made.returncode: pytest.skip("a disk of a few kilobytes cannot be mounted here")
+        made = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(place)],
+            capture_output=True,
+        )
+        if made.returncode:
+            pytest.skip("a disk of a few kilobytes cannot be mounted here")
         mounted.append(place)
         return place
 
     yield make
-    for place in mounted: subprocess.run(["umount", str(place)])
+    for place in mounted:
+        subprocess.run(["umount", str(place)])
 
 
 def said_where(run, out):
     "The file in `out` of which a command says that there is no space left."
     said = run.communicate(timeout=240)[1]
     last = said.strip().splitlines()[-1]
-    found = re.fullmatch(rf"cloudlearn: {re.escape(str(out))}/(\S+): no space left on device; check .*", last)
+    found = re.fullmatch(
+        rf"cloudlearn: {re.escape(str(out))}/(\S+): no space left on device; check .*", last
+    )
     assert run.returncode == 2 and found and "Traceback" not in said, said
     assert not list(out.rglob("*.tmp")), "nothing half-written stays"
     return found[1]
 
 
-@pytest.mark.parametrize("kilobytes, where", [(120, "scenes"), (6_000, "segment-best.safetensors"), (60_000, "segment-resume.ckpt")])
+@pytest.mark.parametrize(
+    "kilobytes, where",
+    [(120, "scenes"), (6_000, "segment-best.safetensors"), (60_000, "segment-resume.ckpt")],
+)
 def test_a_disk_that_fills_up_while_a_run_trains(disk, kilobytes, where):
     place = disk(kilobytes)
-    assert said_where(command("clouds", "--out", place / "run", *SMALL["clouds"]), place / "run") == where
+    assert (
+        said_where(command("clouds", "--out", place / "run", *SMALL["clouds"]), place / "run")
+        == where
+    )
 
 
 @pytest.fixture(scope="module")
@@ -301,37 +398,67 @@ def finished(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("spare, where", [(8, "first_submission.csv"), (320, r"pictures/\w+.png|report.html")])
+@pytest.mark.parametrize(
+    "spare, where", [(8, "first_submission.csv"), (320, r"pictures/\w+.png|report.html")]
+)
 def test_a_disk_that_fills_up_after_training(finished, disk, spare, where):
     "The trained run is copied to a disk with a little space, without its results, and goes on with --resume."
-    late = {path.relative_to(finished) for name in ("*.csv", "report.html", "pictures/*") for path in finished.glob(name)}
-    kept = [path for path in finished.rglob("*") if path.is_file() and path.relative_to(finished) not in late]
+    late = {
+        path.relative_to(finished)
+        for name in ("*.csv", "report.html", "pictures/*")
+        for path in finished.glob(name)
+    }
+    kept = [
+        path
+        for path in finished.rglob("*")
+        if path.is_file() and path.relative_to(finished) not in late
+    ]
     place = disk(sum(-(-path.stat().st_size // 4096) * 4 for path in kept) + spare)
     for path in kept:
         (place / "run" / path.relative_to(finished)).parent.mkdir(parents=True, exist_ok=True)
         (place / "run" / path.relative_to(finished)).write_bytes(path.read_bytes())
     words = ["clouds", "--out", place / "run", *SMALL["clouds"], "--resume"]
     assert re.fullmatch(where, said_where(command(*words), place / "run"))
-    if spare > 8: return
+    if spare > 8:
+        return
     subprocess.run(["mount", "-o", "remount,size=500m", str(place)], check=True)
     assert command(*words).wait(timeout=240) == 0
     after, whole = content(place / "run"), content(finished)
     assert set(whole) - set(after) <= {"segment-log.csv", "presence-log.csv"}
-    assert all(after[name] == whole[name] for name in ("first_submission.csv", "final_submission.csv", "ladder.csv"))
+    assert all(
+        after[name] == whole[name]
+        for name in ("first_submission.csv", "final_submission.csv", "ladder.csv")
+    )
 
 
 def test_the_previous_file_stays_whole(disk):
     place = disk(400)
     write(place, "ladder.csv")
-    with pytest.raises(OSError) as caught, open_run(place): write_file(place / "ladder.csv", bytes(1_000_000))
-    assert caught.value.filename == str(place / "ladder.csv") and (place / "ladder.csv").read_text() == "ladder.csv"
+    with pytest.raises(OSError) as caught, open_run(place):
+        write_file(place / "ladder.csv", bytes(1_000_000))
+    assert (
+        caught.value.filename == str(place / "ladder.csv")
+        and (place / "ladder.csv").read_text() == "ladder.csv"
+    )
     assert foreign_files(place) == [] and set(read_manifest(place)) >= {"ladder.csv"}
 
 
 # ------------------------------------------------------------------------------------------------ what a run notes
 
+
 def test_versions_name_what_matters_and_survive_what_is_missing():
     found = versions()
-    assert list(found)[0] == "python" and found["numpy"] == numpy.__version__ and found["cloudlearn"] == "0.1.0"
-    assert {"torch", "segmentation-models-pytorch", "timm", "lightning", "scikit-learn", "opencv-python-headless"} < set(found)
+    assert (
+        list(found)[0] == "python"
+        and found["numpy"] == numpy.__version__
+        and found["cloudlearn"] == "0.1.0"
+    )
+    assert {
+        "torch",
+        "segmentation-models-pytorch",
+        "timm",
+        "lightning",
+        "scikit-learn",
+        "opencv-python-headless",
+    } < set(found)
     assert versions(("no-such-package",))["no-such-package"] == "not installed"

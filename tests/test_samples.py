@@ -1,4 +1,5 @@
 """The one sample shape: sets are taken apart and laid together without a row going astray."""
+
 import numpy as np
 import pytest
 
@@ -9,11 +10,16 @@ def made_up(seed, count=6):
     rng = np.random.default_rng(seed)
     names = np.array([f"{seed}-{row}" for row in range(count)])
     pictures = rng.integers(0, 256, (count, 4, 6, 3), dtype=np.uint8)
-    return Samples(names, pictures, rng.random((count, 2, 4, 6)) < 0.3, rng.random((count, 2)) < 0.7)
+    return Samples(
+        names, pictures, rng.random((count, 2, 4, 6)) < 0.3, rng.random((count, 2)) < 0.7
+    )
 
 
-@pytest.mark.parametrize("rows", [np.array([3, 0, 0]), slice(1, 4), np.arange(6) % 2 == 0,
-                                  np.array([], int)], ids=["indices", "slice", "mask", "none"])
+@pytest.mark.parametrize(
+    "rows",
+    [np.array([3, 0, 0]), slice(1, 4), np.arange(6) % 2 == 0, np.array([], int)],
+    ids=["indices", "slice", "mask", "none"],
+)
 def test_pick_takes_the_same_rows_of_every_part(rows):
     samples = made_up(1)
     for part, whole in zip(pick(samples, rows), samples, strict=True):

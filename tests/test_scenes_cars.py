@@ -1,33 +1,58 @@
 "Car scenes: exact truth, labels of five hands, seams that are no damage, no shortcut, and a folder that is complete or not there."
+
 import subprocess
 import sys
 
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
-from cloudlearn.scenes import cars as scenes_cars
 from cloudlearn.masks import resize_mask
-from cloudlearn.scenes.cars import DAMAGES, KINDS, STYLES, CarScene, Dent, Gape, Line, Scratch, Seam, car_scene, write_car_folder
+from cloudlearn.scenes import cars as scenes_cars
+from cloudlearn.scenes.cars import (
+    DAMAGES,
+    KINDS,
+    STYLES,
+    CarScene,
+    Dent,
+    Gape,
+    Line,
+    Scratch,
+    Seam,
+    car_scene,
+    write_car_folder,
+)
 
 SMALL = (64, 96)
 
 
 @pytest.fixture(scope="module")
 def many() -> dict[str, list[CarScene]]:
-    return {"damage": [car_scene(seed, "damage", SMALL) for seed in range(300)], "gap": [car_scene(seed, "gap", SMALL) for seed in range(60)]}
+    return {
+        "damage": [car_scene(seed, "damage", SMALL) for seed in range(300)],
+        "gap": [car_scene(seed, "gap", SMALL) for seed in range(60)],
+    }
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_car_folder(tmp_path_factory.mktemp("home") / "cars", damage=(4, 2, 1), gaps=(3, 1, 2), seed=2, shape=SMALL, style="mixed")
+    return write_car_folder(
+        tmp_path_factory.mktemp("home") / "cars",
+        damage=(4, 2, 1),
+        gaps=(3, 1, 2),
+        seed=2,
+        shape=SMALL,
+        style="mixed",
+    )
 
 
-def dice(one, other): return 2 * (one & other).sum() / (one.sum() + other.sum())
+def dice(one, other):
+    return 2 * (one & other).sum() / (one.sum() + other.sum())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -36,8 +61,11 @@ def dice(one, other): return 2 * (one & other).sum() / (one.sum() + other.sum())
 def test_a_scene_has_the_promised_parts(seed, kind, shape):
     scene = car_scene(seed, kind, shape)
     assert scene.picture.shape == (*shape, 3) and scene.picture.dtype == np.uint8
-    for masks in (scene.masks, scene.truth): assert masks.shape == (3, *shape) and masks.dtype == bool
-    assert scene.labelled.tolist() == ([True, True, False] if kind == "damage" else [False, False, True])
+    for masks in (scene.masks, scene.truth):
+        assert masks.shape == (3, *shape) and masks.dtype == bool
+    assert scene.labelled.tolist() == (
+        [True, True, False] if kind == "damage" else [False, False, True]
+    )
     assert not scene.masks[~scene.labelled].any() and scene.style == "careful"
 
 
@@ -45,7 +73,8 @@ def test_a_seed_gives_one_scene_and_another_seed_or_kind_another():
     for seed in (0, 5, 9):
         one, again = car_scene(seed, "gap", SMALL), car_scene(seed, "gap", SMALL)
         assert all(np.array_equal(a, b) for a, b in zip(one, again))
-        for other in (car_scene(seed + 1, "gap", SMALL), car_scene(seed, "damage", SMALL)): assert (one.picture != other.picture).mean() > 0.5
+        for other in (car_scene(seed + 1, "gap", SMALL), car_scene(seed, "damage", SMALL)):
+            assert (one.picture != other.picture).mean() > 0.5
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -56,39 +85,67 @@ def test_the_shape_changes_the_size_and_not_the_scene(kind):
         assert np.corrcoef(shrunk.ravel(), small.picture.ravel())[0, 1] > 0.9
         for name in ("masks", "truth"):
             one, other = resize_mask(getattr(large, name), (96, 144)), getattr(small, name)
-            assert (one != other).mean() < 0.02 and np.array_equal(one.any((1, 2)), other.any((1, 2)))
+            assert (one != other).mean() < 0.02 and np.array_equal(
+                one.any((1, 2)), other.any((1, 2))
+            )
 
 
 def test_the_style_changes_the_label_and_nothing_else():
     for seed in (0, 1, 2):
         hands = [car_scene(seed, "gap", style=style) for style in STYLES]
         for hand in hands:
-            assert np.array_equal(hand.picture, hands[0].picture) and np.array_equal(hand.truth, hands[0].truth)
+            assert np.array_equal(hand.picture, hands[0].picture) and np.array_equal(
+                hand.truth, hands[0].truth
+            )
         assert len({hand.masks.tobytes() for hand in hands}) == len(STYLES)
 
 
 def test_the_gap_changes_the_opening_and_not_the_car():
     for seed in range(4):
         narrow, wide = car_scene(seed, "gap", gap=0.02), car_scene(seed, "gap", gap=0.06)
-        assert wide.truth[2].sum() > 2 * narrow.truth[2].sum() and not (narrow.truth[2] & ~wide.truth[2]).mean() > 0.001
+        assert (
+            wide.truth[2].sum() > 2 * narrow.truth[2].sum()
+            and not (narrow.truth[2] & ~wide.truth[2]).mean() > 0.001
+        )
         assert np.array_equal(narrow.truth[:2], wide.truth[:2])
         assert (np.abs(narrow.picture.astype(int) - wide.picture) > 40).any(-1).mean() < 0.12
 
 
 def test_the_five_hands_differ_as_described():
-    drawn = {style: [car_scene(seed, "gap", (192, 288), style=style) for seed in range(10)] for style in STYLES}
-    area = {style: np.mean([s.masks[2].sum() / s.truth[2].sum() for s in found]) for style, found in drawn.items()}
-    score = {style: np.mean([dice(s.masks[2], s.truth[2]) for s in found]) for style, found in drawn.items()}
+    drawn = {
+        style: [car_scene(seed, "gap", (192, 288), style=style) for seed in range(10)]
+        for style in STYLES
+    }
+    area = {
+        style: np.mean([s.masks[2].sum() / s.truth[2].sum() for s in found])
+        for style, found in drawn.items()
+    }
+    score = {
+        style: np.mean([dice(s.masks[2], s.truth[2]) for s in found])
+        for style, found in drawn.items()
+    }
     assert 0.85 < area["careful"] < 1.1 and score["careful"] > 0.9
-    assert area["thin"] < 0.6 and area["wide"] > 2.5 and 0.5 < area["one side"] < 0.9 and 0.85 < area["shifted"] < 1.15
-    assert score["shifted"] < 0.3 and all(0.3 < score[style] < 0.75 for style in ("thin", "wide", "one side"))
-    for scene in drawn["wide"]: assert (scene.truth[2] & ~scene.masks[2]).sum() < 0.1 * scene.truth[2].sum()
-    for scene in drawn["thin"]: assert (scene.masks[2] & ~scene.truth[2]).sum() < 0.2 * scene.masks[2].sum()
+    assert (
+        area["thin"] < 0.6
+        and area["wide"] > 2.5
+        and 0.5 < area["one side"] < 0.9
+        and 0.85 < area["shifted"] < 1.15
+    )
+    assert score["shifted"] < 0.3 and all(
+        0.3 < score[style] < 0.75 for style in ("thin", "wide", "one side")
+    )
+    for scene in drawn["wide"]:
+        assert (scene.truth[2] & ~scene.masks[2]).sum() < 0.1 * scene.truth[2].sum()
+    for scene in drawn["thin"]:
+        assert (scene.masks[2] & ~scene.truth[2]).sum() < 0.2 * scene.masks[2].sum()
 
 
 def test_mixed_styles_are_two_fifths_careful_and_known():
     styles = [car_scene(seed, "gap", (32, 48), style="mixed").style for seed in range(100)]
-    assert [round(styles.count(style), -1) in wanted for style, wanted in zip(STYLES, ((40,), *[(10, 20)] * 4))] == [True] * 5
+    assert [
+        round(styles.count(style), -1) in wanted
+        for style, wanted in zip(STYLES, ((40,), *[(10, 20)] * 4))
+    ] == [True] * 5
     for seed in range(5):
         mixed = car_scene(seed, "gap", SMALL, style="mixed")
         assert np.array_equal(mixed.masks, car_scene(seed, "gap", SMALL, style=mixed.style).masks)
@@ -97,8 +154,13 @@ def test_mixed_styles_are_two_fifths_careful_and_known():
 def test_presence_and_areas_are_those_of_photos(many):
     areas = np.array([scene.masks.mean((1, 2)) for scene in many["damage"]])
     present = areas[:, :2] > 0
-    assert np.abs(present.mean(0) - 0.62).max() < 0.03 and abs((~present.any(1)).mean() - 0.1) < 0.02
-    assert 0.06 < areas[present[:, 0], 0].mean() < 0.10 and 0.035 < areas[present[:, 1], 1].mean() < 0.07
+    assert (
+        np.abs(present.mean(0) - 0.62).max() < 0.03 and abs((~present.any(1)).mean() - 0.1) < 0.02
+    )
+    assert (
+        0.06 < areas[present[:, 0], 0].mean() < 0.10
+        and 0.035 < areas[present[:, 1], 1].mean() < 0.07
+    )
     gaps = np.array([scene.truth[2].mean() for scene in many["gap"]])
     assert 0.006 < gaps.mean() < 0.014 and gaps.min() > 0.003
 
@@ -106,17 +168,34 @@ def test_presence_and_areas_are_those_of_photos(many):
 def test_a_damage_is_labelled_where_it_is(many):
     for scene in many["damage"]:
         assert not scene.truth[2].any()
-        for mask, truth in zip(scene.masks[:2], scene.truth): assert mask.any() == truth.any()
+        for mask, truth in zip(scene.masks[:2], scene.truth):
+            assert mask.any() == truth.any()
     dents = [s for s in many["damage"] if s.truth[0].any()]
     assert np.mean([dice(s.masks[0], s.truth[0]) for s in dents]) > 0.8
-    covered = np.mean([(s.masks[1] & s.truth[1]).sum() / s.truth[1].sum() for s in many["damage"] if s.truth[1].any()])
-    right = np.mean([(s.masks[1] & s.truth[1]).sum() / s.masks[1].sum() for s in many["damage"] if s.truth[1].any()])
+    covered = np.mean(
+        [
+            (s.masks[1] & s.truth[1]).sum() / s.truth[1].sum()
+            for s in many["damage"]
+            if s.truth[1].any()
+        ]
+    )
+    right = np.mean(
+        [
+            (s.masks[1] & s.truth[1]).sum() / s.masks[1].sum()
+            for s in many["damage"]
+            if s.truth[1].any()
+        ]
+    )
     assert covered > 0.85 and 0.2 < right < 0.8
 
 
 def test_gap_pictures_hold_damage_that_nobody_labelled(many):
     truth = np.array([scene.truth.any((1, 2)) for scene in many["gap"]])
-    assert truth[:, 2].all() and (0.1 < truth[:, :2].mean(0)).all() and (truth[:, :2].mean(0) < 0.5).all()
+    assert (
+        truth[:, 2].all()
+        and (0.1 < truth[:, :2].mean(0)).all()
+        and (truth[:, :2].mean(0) < 0.5).all()
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -133,7 +212,10 @@ def test_every_picture_has_a_seam_and_a_seam_alone_is_no_damage(kind):
 @given(seed=st.integers(0, 2**32), gap=st.floats(0.01, 0.2))
 def test_a_seam_opens_inside_its_stretch_only(seed, gap):
     rng = np.random.default_rng(seed)
-    seam, gape = Seam(Line(0.7, 0.5, 0), 0.006, 0), Gape(*np.sort(rng.uniform((-0.6, 0.1), (-0.1, 0.6))), 1, rng.choice([-1, 1]))
+    seam, gape = (
+        Seam(Line(0.7, 0.5, 0), 0.006, 0),
+        Gape(*np.sort(rng.uniform((-0.6, 0.1), (-0.1, 0.6))), 1, rng.choice([-1, 1])),
+    )
     along = np.linspace(-1, 1, 801)
     wide = scenes_cars._opening(seam, gape, along, gap)
     assert np.allclose(wide[(along <= gape.start) | (along >= gape.end)], 0.006)
@@ -163,9 +245,15 @@ def test_a_point_of_a_line_lies_on_it(seed):
 def test_a_dent_has_the_area_of_its_ellipse_and_pushes_inward():
     grid = scenes_cars._grid((192, 288))
     for angle, long, wide in ((0, 0.3, 0.2), (0.7, 0.25, 0.1), (-1.2, 0.2, 0.2)):
-        height, dented = scenes_cars._bowls([Dent(Line(0.75, 0.5, angle), long, wide, -1.0, ())], *grid)
+        height, dented = scenes_cars._bowls(
+            [Dent(Line(0.75, 0.5, angle), long, wide, -1.0, ())], *grid
+        )
         assert abs(dented.mean() - np.pi * long * wide / 1.5) < 1e-3
-        assert not height[~dented].any() and (height[dented] <= 0).all() and abs(height.min() + 0.6 * wide) < 1e-3
+        assert (
+            not height[~dented].any()
+            and (height[dented] <= 0).all()
+            and abs(height.min() + 0.6 * wide) < 1e-3
+        )
 
 
 def test_an_outline_is_where_the_radius_is_1():
@@ -191,7 +279,8 @@ def test_damage_is_seen_in_the_picture():
     "Without its dents and scratches the same car looks different there, and nowhere else before exposure."
     for seed in range(12):
         car, _ = scenes_cars._draw_car(seed, "damage")
-        if not car.dents: continue
+        if not car.dents:
+            continue
         x, y = scenes_cars._grid(SMALL)
         outside = scenes_cars._joints(car.seams, None, x, y, 0.02)[0]
         metal = []
@@ -199,16 +288,28 @@ def test_damage_is_seen_in_the_picture():
             rng = np.random.default_rng(seed)
             height, dented = scenes_cars._relief(car._replace(dents=dents), rng, outside, x, y)
             metal.append(scenes_cars._shine(car, rng, height, x)[0])
-            if dents: inside = cv2.dilate(dented.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+            if dents:
+                inside = cv2.dilate(dented.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
         change = np.abs(metal[0] - metal[1]).max(-1)
         assert change[~inside].max() < 1e-3 and change[inside].mean() > 0.03 * metal[1].mean()
 
 
 def test_no_shortcut_through_the_colour_histogram(many):
-    histograms = np.array([np.concatenate([np.histogram(s.picture[..., c], 16, (0, 256))[0] for c in range(3)]) for s in many["damage"]]) / (SMALL[0] * SMALL[1])
+    histograms = np.array(
+        [
+            np.concatenate([np.histogram(s.picture[..., c], 16, (0, 256))[0] for c in range(3)])
+            for s in many["damage"]
+        ]
+    ) / (SMALL[0] * SMALL[1])
     present = np.array([s.masks.any((1, 2)) for s in many["damage"]])
     for c, name in enumerate(DAMAGES[:2]):
-        score = cross_val_predict(LogisticRegression(max_iter=1000), histograms, present[:, c], cv=5, method="predict_proba")[:, 1]
+        score = cross_val_predict(
+            LogisticRegression(max_iter=1000),
+            histograms,
+            present[:, c],
+            cv=5,
+            method="predict_proba",
+        )[:, 1]
         assert roc_auc_score(present[:, c], score) < 0.65, name
 
 
@@ -219,66 +320,104 @@ def test_a_part_out_of_sight_changes_nothing():
         pictures = []
         for line in (unseen.line, unseen.line._replace(y=1.5)):
             car, rng = scenes_cars._draw_car(4, kind)
-            pictures.append(scenes_cars._photograph(car._replace(parts=[unseen._replace(line=line), *car.parts]), rng, SMALL, 0.02))
+            pictures.append(
+                scenes_cars._photograph(
+                    car._replace(parts=[unseen._replace(line=line), *car.parts]), rng, SMALL, 0.02
+                )
+            )
         assert all(np.array_equal(one, other) for one, other in zip(*pictures))
 
 
 def test_photos_are_neither_black_nor_white(many):
     for kind in KINDS:
         means = np.array([s.picture.mean() for s in many[kind]])
-        assert means.min() > 25 and means.max() < 215 and 85 < means.mean() < 130 and 10 < means.std() < 40
+        assert (
+            means.min() > 25
+            and means.max() < 215
+            and 85 < means.mean() < 130
+            and 10 < means.std() < 40
+        )
         assert np.median([s.picture.std() for s in many[kind]]) > 25
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda: car_scene(-1), "whole number from 0"),
-    (lambda: car_scene(0.5), "whole number from 0"),
-    (lambda: car_scene(0, "hail"), "one of damage, gap"),
-    (lambda: car_scene(0, "gap", (31, 96)), "each from 32 pixels"),
-    (lambda: car_scene(0, "gap", (64, 96, 3)), "each from 32 pixels"),
-    (lambda: car_scene(0, "gap", gap=0.009), "0.01 to 0.2"),
-    (lambda: car_scene(0, "gap", gap=float("nan")), "0.01 to 0.2"),
-    (lambda: car_scene(0, "gap", style="neat"), "shifted or mixed"),
-    (lambda: write_car_folder("never", damage=(1, 0, 1)), "from 1 for each kind"),
-    (lambda: write_car_folder("never", gaps=(1, 1)), "from 1 for each kind"),
-    (lambda: write_car_folder("never", style="neat"), "shifted or mixed"),
-])
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: car_scene(-1), "whole number from 0"),
+        (lambda: car_scene(0.5), "whole number from 0"),
+        (lambda: car_scene(0, "hail"), "one of damage, gap"),
+        (lambda: car_scene(0, "gap", (31, 96)), "each from 32 pixels"),
+        (lambda: car_scene(0, "gap", (64, 96, 3)), "each from 32 pixels"),
+        (lambda: car_scene(0, "gap", gap=0.009), "0.01 to 0.2"),
+        (lambda: car_scene(0, "gap", gap=float("nan")), "0.01 to 0.2"),
+        (lambda: car_scene(0, "gap", style="neat"), "shifted or mixed"),
+        (lambda: write_car_folder("never", damage=(1, 0, 1)), "from 1 for each kind"),
+        (lambda: write_car_folder("never", gaps=(1, 1)), "from 1 for each kind"),
+        (lambda: write_car_folder("never", style="neat"), "shifted or mixed"),
+    ],
+)
 def test_bad_input_is_answered_in_words(call, words):
-    with pytest.raises(ValueError, match=words): call()
+    with pytest.raises(ValueError, match=words):
+        call()
 
 
 def test_the_folder_has_socars_layout(folder):
     assert sorted(p.name for p in folder.iterdir()) == ["dent", "scratch", "spacing", "styles.csv"]
     for name, counts in (("dent", (4, 2, 1)), ("scratch", (4, 2, 1)), ("spacing", (3, 1, 2))):
         for split, count in zip(("train", "valid", "test"), counts):
-            images, masks = ({p.stem for p in (folder / name / split / part).iterdir()} for part in ("images", "masks"))
+            images, masks = (
+                {p.stem for p in (folder / name / split / part).iterdir()}
+                for part in ("images", "masks")
+            )
             assert images == masks and len(images) == count
-    photos = {name: {p.relative_to(folder / name).as_posix(): p.read_bytes() for p in (folder / name).rglob("*.jpg")} for name in DAMAGES}
+    photos = {
+        name: {
+            p.relative_to(folder / name).as_posix(): p.read_bytes()
+            for p in (folder / name).rglob("*.jpg")
+        }
+        for name in DAMAGES
+    }
     assert photos["dent"] == photos["scratch"]
-    assert not {path.rsplit("/")[-1] for path in photos["dent"]} & {path.rsplit("/")[-1] for path in photos["spacing"]}
+    assert not {path.rsplit("/")[-1] for path in photos["dent"]} & {
+        path.rsplit("/")[-1] for path in photos["spacing"]
+    }
     assert len({data for part in photos.values() for data in part.values()}) == 7 + 6
 
 
 def test_the_folder_holds_the_scenes_as_drawn(folder):
     first = 2 * 1_000_003
-    expected = {(kind, car_scene(first + i, kind, SMALL, style="mixed").masks.tobytes()) for kind, steps in (("damage", range(7)), ("gap", range(7, 13))) for i in steps}
+    expected = {
+        (kind, car_scene(first + i, kind, SMALL, style="mixed").masks.tobytes())
+        for kind, steps in (("damage", range(7)), ("gap", range(7, 13)))
+        for i in steps
+    }
+
     def read(path):
         mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         assert mask.shape == SMALL and set(np.unique(mask)) <= {0, 255}
         return mask > 0
+
     nothing, found = np.zeros(SMALL, bool), set()
     for path in folder.glob("dent/*/masks/*"):
         other = folder / "scratch" / path.relative_to(folder / "dent")
         found.add(("damage", np.stack([read(path), read(other), nothing]).tobytes()))
-    for path in folder.glob("spacing/*/masks/*"): found.add(("gap", np.stack([nothing, nothing, read(path)]).tobytes()))
+    for path in folder.glob("spacing/*/masks/*"):
+        found.add(("gap", np.stack([nothing, nothing, read(path)]).tobytes()))
     assert found == expected
 
 
 def test_the_folder_tells_who_drew_which_gap(folder):
     head, *rows = (folder / "styles.csv").read_text().splitlines()
     names = {p.stem for p in (folder / "spacing").rglob("*.jpg")}
-    assert head == "name,style" and {row.split(",")[0] for row in rows} == names and {row.split(",")[1] for row in rows} <= set(STYLES)
-    seeds = {f"{(seed + 1) * scenes_cars.GOLDEN % 2**28:07x}": seed for seed in range(2_000_006, 2_000_030)}
+    assert (
+        head == "name,style"
+        and {row.split(",")[0] for row in rows} == names
+        and {row.split(",")[1] for row in rows} <= set(STYLES)
+    )
+    seeds = {
+        f"{(seed + 1) * scenes_cars.GOLDEN % 2**28:07x}": seed
+        for seed in range(2_000_006, 2_000_030)
+    }
     for row in rows:
         name, style = row.split(",")
         assert car_scene(seeds[name], "gap", (32, 48), style="mixed").style == style
@@ -286,26 +425,37 @@ def test_the_folder_tells_who_drew_which_gap(folder):
 
 def test_folders_repeat_and_seeds_differ(tmp_path):
     few = {"damage": (1, 1, 1), "gaps": (1, 1, 1), "shape": (32, 48)}
-    one, again, other = (write_car_folder(tmp_path / name, seed=seed, **few) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
-    files = [{p.relative_to(f).as_posix(): p.read_bytes() for p in f.rglob("*") if p.is_file()} for f in (one, again, other)]
+    one, again, other = (
+        write_car_folder(tmp_path / name, seed=seed, **few)
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    files = [
+        {p.relative_to(f).as_posix(): p.read_bytes() for p in f.rglob("*") if p.is_file()}
+        for f in (one, again, other)
+    ]
     assert files[0] == files[1] and files[0].keys() != files[2].keys()
 
 
 def test_a_target_that_is_not_empty_is_refused_and_untouched(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("keep")
-    with pytest.raises(ValueError, match="is not empty"): write_car_folder(tmp_path / "full", shape=SMALL)
-    with pytest.raises(ValueError, match="is not empty"): write_car_folder(tmp_path / "full" / "mine.txt", shape=SMALL)
+    with pytest.raises(ValueError, match="is not empty"):
+        write_car_folder(tmp_path / "full", shape=SMALL)
+    with pytest.raises(ValueError, match="is not empty"):
+        write_car_folder(tmp_path / "full" / "mine.txt", shape=SMALL)
     assert [p.name for p in tmp_path.rglob("*")] == ["full", "mine.txt"]
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     def broken(seed, *args, **settings):
-        if seed == 5: raise OSError("disk full")
+        if seed == 5:
+            raise OSError("disk full")
         return scene_of(seed, *args, **settings)
+
     scene_of = scenes_cars.car_scene
     monkeypatch.setattr(scenes_cars, "car_scene", broken)
-    with pytest.raises(OSError, match="disk full"): write_car_folder(tmp_path / "cars", (2, 1, 1), (2, 1, 1), shape=(32, 48))
+    with pytest.raises(OSError, match="disk full"):
+        write_car_folder(tmp_path / "cars", (2, 1, 1), (2, 1, 1), shape=(32, 48))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,17 +1,19 @@
 "Chest scenes: one seed one chest, healthy and ill; an exact truth inside the lungs; no shortcut; and a folder that is complete or not there."
+
 import subprocess
 import sys
 
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
-from cloudlearn.scenes import chest as scenes_chest
 from cloudlearn.masks import resize_mask
+from cloudlearn.scenes import chest as scenes_chest
 from cloudlearn.scenes.chest import KINDS, ChestScene, chest_scene, write_chest_folder
 
 SMALL = (48, 48)
@@ -24,7 +26,9 @@ def many() -> list[ChestScene]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_chest_folder(tmp_path_factory.mktemp("home") / "chest", (3, 5), (2, 4), seed=2, shape=SMALL)
+    return write_chest_folder(
+        tmp_path_factory.mktemp("home") / "chest", (3, 5), (2, 4), seed=2, shape=SMALL
+    )
 
 
 @pytest.mark.parametrize("ill", [False, True])
@@ -32,14 +36,22 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("shape", [(32, 32), (61, 83), (128, 128)])
 def test_a_scene_has_the_promised_parts(seed, ill, shape):
     scene = chest_scene(seed, ill, shape)
-    assert scene.picture.shape == scene.truth.shape == shape and scene.picture.dtype == np.uint8 and scene.truth.dtype == bool
+    assert (
+        scene.picture.shape == scene.truth.shape == shape
+        and scene.picture.dtype == np.uint8
+        and scene.truth.dtype == bool
+    )
     assert scene.ill is ill and scene.truth.any() == ill
     assert scene.picture.min() < 40 and scene.picture.max() > 200
 
 
 def test_a_seed_gives_one_chest_and_another_seed_another():
     for seed in (0, 5, 9):
-        one, again, other = chest_scene(seed, True, SMALL), chest_scene(seed, True, SMALL), chest_scene(seed + 1, True, SMALL)
+        one, again, other = (
+            chest_scene(seed, True, SMALL),
+            chest_scene(seed, True, SMALL),
+            chest_scene(seed + 1, True, SMALL),
+        )
         assert all(np.array_equal(a, b) for a, b in zip(one, again))
         assert (one.picture != other.picture).mean() > 0.5
 
@@ -48,9 +60,13 @@ def test_twins_differ_where_the_truth_is():
     for seed in range(20):
         ill, healthy = chest_scene(seed, True), chest_scene(seed, False)
         change = ill.picture.astype(float) - healthy.picture
-        assert change[ill.truth].mean() > 2 and change[ill.truth].mean() > change[~ill.truth].mean() + 4
+        assert (
+            change[ill.truth].mean() > 2
+            and change[ill.truth].mean() > change[~ill.truth].mean() + 4
+        )
         away = ~cv2.dilate(ill.truth.astype(np.uint8), np.ones((25, 25))).astype(bool)
-        if away.sum() > 500: assert np.corrcoef(ill.picture[away], healthy.picture[away])[0, 1] > 0.95
+        if away.sum() > 500:
+            assert np.corrcoef(ill.picture[away], healthy.picture[away])[0, 1] > 0.95
 
 
 def test_truth_lies_in_lungs_and_every_kind_occurs(many):
@@ -64,7 +80,12 @@ def test_truth_lies_in_lungs_and_every_kind_occurs(many):
     shadow, air = scenes_chest._shadow(chest, np.random.default_rng(1), x, y)
     for seed in range(20):
         share, truth = scenes_chest._opacity(np.random.default_rng(seed), chest, air, x, y)
-        assert truth.any() and (air[truth] > 0.2 * chest.air).all() and (share >= 0).all() and share.max() < 2
+        assert (
+            truth.any()
+            and (air[truth] > 0.2 * chest.air).all()
+            and (share >= 0).all()
+            and share.max() < 2
+        )
 
 
 def test_the_shape_changes_the_size_and_not_the_scene():
@@ -77,19 +98,36 @@ def test_the_shape_changes_the_size_and_not_the_scene():
 
 def test_the_histogram_has_nothing_to_tell(many):
     ill = np.array([scene.ill for scene in many])
-    histograms = np.array([np.bincount(scene.picture.ravel() // 16, minlength=16) / scene.picture.size for scene in many])
+    histograms = np.array(
+        [
+            np.bincount(scene.picture.ravel() // 16, minlength=16) / scene.picture.size
+            for scene in many
+        ]
+    )
     scaled = (histograms - histograms.mean(0)) / (histograms.std(0) + 1e-9)
     for features in (histograms, scaled):
-        score = cross_val_predict(LogisticRegression(max_iter=2000), features, ill, cv=5, method="predict_proba")[:, 1]
+        score = cross_val_predict(
+            LogisticRegression(max_iter=2000), features, ill, cv=5, method="predict_proba"
+        )[:, 1]
         assert abs(roc_auc_score(ill, score) - 0.5) < 0.12
-    means, spreads = (np.array([function(scene.picture) for scene in many]) for function in (np.mean, np.std))
-    for values in (means, spreads): assert abs(values[ill].mean() - values[~ill].mean()) < 0.35 * values.std()
+    means, spreads = (
+        np.array([function(scene.picture) for scene in many]) for function in (np.mean, np.std)
+    )
+    for values in (means, spreads):
+        assert abs(values[ill].mean() - values[~ill].mean()) < 0.35 * values.std()
 
 
 def test_the_picture_as_a_whole_does_tell(many):
     ill = np.array([scene.ill for scene in many])
-    coarse = np.array([cv2.resize(scene.picture, (12, 12), interpolation=cv2.INTER_AREA).ravel() / 255 for scene in many])
-    score = cross_val_predict(LogisticRegression(max_iter=2000), coarse, ill, cv=5, method="predict_proba")[:, 1]
+    coarse = np.array(
+        [
+            cv2.resize(scene.picture, (12, 12), interpolation=cv2.INTER_AREA).ravel() / 255
+            for scene in many
+        ]
+    )
+    score = cross_val_predict(
+        LogisticRegression(max_iter=2000), coarse, ill, cv=5, method="predict_proba"
+    )[:, 1]
     assert 0.7 < roc_auc_score(ill, score) < 0.95
 
 
@@ -100,33 +138,66 @@ def test_any_seed_is_a_scene(seed, ill):
     assert scene.truth.any() == ill and np.isfinite(scene.picture).all()
 
 
-@pytest.mark.parametrize("seed, shape, words", [(-1, SMALL, "whole number from 0"), (1.5, SMALL, "whole number from 0"), (0, (31, 64), "from 32 pixels"), (0, (64,), "height, width")])
+@pytest.mark.parametrize(
+    "seed, shape, words",
+    [
+        (-1, SMALL, "whole number from 0"),
+        (1.5, SMALL, "whole number from 0"),
+        (0, (31, 64), "from 32 pixels"),
+        (0, (64,), "height, width"),
+    ],
+)
 def test_wrong_input_is_answered_in_a_sentence(seed, shape, words):
-    with pytest.raises(ValueError, match=words): chest_scene(seed, True, shape)
+    with pytest.raises(ValueError, match=words):
+        chest_scene(seed, True, shape)
 
 
 def test_a_folder_holds_what_was_asked_for_and_every_scene_once(folder):
-    files = {f"{split}/{name}": sorted((folder / split / name).glob("*.jpg")) for split in ("train", "test") for name in ("NORMAL", "PNEUMONIA")}
+    files = {
+        f"{split}/{name}": sorted((folder / split / name).glob("*.jpg"))
+        for split in ("train", "test")
+        for name in ("NORMAL", "PNEUMONIA")
+    }
     assert [len(paths) for paths in files.values()] == [3, 5, 2, 4]
-    assert all(path.name.startswith("person" if "PNEUMONIA" in key else "IM-") for key, paths in files.items() for path in paths)
-    pictures = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for paths in files.values() for path in paths]
-    assert all(picture.shape == SMALL for picture in pictures) and len({picture.tobytes() for picture in pictures}) == 14
-    known = chest_scene(2 * 1_000_003 + 3, True, SMALL).picture     # the first ill one of seed 2
-    found = cv2.imread(str(folder / "train" / "PNEUMONIA" / f"person{2 * 1_000_003 + 4}_scene_1.jpg"), cv2.IMREAD_UNCHANGED)
+    assert all(
+        path.name.startswith("person" if "PNEUMONIA" in key else "IM-")
+        for key, paths in files.items()
+        for path in paths
+    )
+    pictures = [
+        cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for paths in files.values() for path in paths
+    ]
+    assert (
+        all(picture.shape == SMALL for picture in pictures)
+        and len({picture.tobytes() for picture in pictures}) == 14
+    )
+    known = chest_scene(2 * 1_000_003 + 3, True, SMALL).picture  # the first ill one of seed 2
+    found = cv2.imread(
+        str(folder / "train" / "PNEUMONIA" / f"person{2 * 1_000_003 + 4}_scene_1.jpg"),
+        cv2.IMREAD_UNCHANGED,
+    )
     assert np.abs(found.astype(int) - known).mean() < 4
 
 
 def test_a_folder_is_whole_or_not_there(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="at least one picture of each class"): write_chest_folder(tmp_path / "a", (0, 5), (2, 2))
+    with pytest.raises(ValueError, match="at least one picture of each class"):
+        write_chest_folder(tmp_path / "a", (0, 5), (2, 2))
     real = scenes_chest.chest_scene
-    monkeypatch.setattr(scenes_chest, "chest_scene", lambda seed, *more: 1 / 0 if seed == 5 else real(seed, *more))
-    with pytest.raises(ZeroDivisionError): write_chest_folder(tmp_path / "b", (3, 5), (2, 2), shape=SMALL)
+    monkeypatch.setattr(
+        scenes_chest, "chest_scene", lambda seed, *more: 1 / 0 if seed == 5 else real(seed, *more)
+    )
+    with pytest.raises(ZeroDivisionError):
+        write_chest_folder(tmp_path / "b", (3, 5), (2, 2), shape=SMALL)
     assert not list(tmp_path.iterdir())
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "mine.txt").write_text("keep")
-    with pytest.raises(ValueError, match="not empty"): write_chest_folder(tmp_path / "c", (1, 1), (1, 1), shape=SMALL)
+    with pytest.raises(ValueError, match="not empty"):
+        write_chest_folder(tmp_path / "c", (1, 1), (1, 1), shape=SMALL)
 
 
 def test_the_module_is_light():
     code = "import sys, cloudlearn.scenes.chest; print(*sorted({'torch', 'pandas', 'matplotlib', 'sklearn'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == ""
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
+        == ""
+    )

@@ -1,18 +1,27 @@
 "Scenes: presence, labels, agreement, no shortcut, and a folder that is complete or not there."
+
 from itertools import combinations
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
-from cloudlearn.scenes import clouds as scenes
 from cloudlearn.masks import resize_mask, rle_decode
-from cloudlearn.scenes.clouds import CLOUDS, Scene, cloud_boxes, cloud_field, cloud_scene, write_cloud_folder
+from cloudlearn.scenes import clouds as scenes
+from cloudlearn.scenes.clouds import (
+    CLOUDS,
+    Scene,
+    cloud_boxes,
+    cloud_field,
+    cloud_scene,
+    write_cloud_folder,
+)
 
 SMALL = (64, 96)
 LABELS = (1400, 2100)
@@ -30,13 +39,18 @@ def labels() -> np.ndarray:
     for seed in range(400):
         rng = np.random.default_rng(seed)
         boxes = scenes._draw(rng, *scenes._regions(rng, seed))
-        found.append(scenes._paint(boxes, scenes.LAYOUT) & ~scenes._dark(scenes._track(rng, boxes), scenes.LAYOUT))
+        found.append(
+            scenes._paint(boxes, scenes.LAYOUT)
+            & ~scenes._dark(scenes._track(rng, boxes), scenes.LAYOUT)
+        )
     return np.stack(found)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_cloud_folder(tmp_path_factory.mktemp("home") / "clouds", train=5, test=3, seed=2, shape=(70, 105))
+    return write_cloud_folder(
+        tmp_path_factory.mktemp("home") / "clouds", train=5, test=3, seed=2, shape=(70, 105)
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 1, 17, 2**40])
@@ -44,7 +58,8 @@ def folder(tmp_path_factory):
 def test_a_scene_has_the_promised_parts(seed, shape):
     scene = cloud_scene(seed, shape)
     assert scene.picture.shape == (*shape, 3) and scene.picture.dtype == np.uint8
-    for masks in (scene.masks, scene.truth): assert masks.shape == (4, *shape) and masks.dtype == bool
+    for masks in (scene.masks, scene.truth):
+        assert masks.shape == (4, *shape) and masks.dtype == bool
     assert scene.swath.shape == shape and scene.swath.dtype == bool
     assert scene.masks.any() and scene.truth.any()
     assert not (scene.masks & scene.swath).any() and not (scene.truth & scene.swath).any()
@@ -54,7 +69,11 @@ def test_a_scene_has_the_promised_parts(seed, shape):
 
 def test_a_seed_gives_one_scene_and_another_seed_another():
     for seed in (0, 5, 9):
-        one, again, other = cloud_scene(seed, SMALL), cloud_scene(seed, SMALL), cloud_scene(seed + 1, SMALL)
+        one, again, other = (
+            cloud_scene(seed, SMALL),
+            cloud_scene(seed, SMALL),
+            cloud_scene(seed + 1, SMALL),
+        )
         assert all(np.array_equal(a, b) for a, b in zip(one, again))
         assert (one.picture != other.picture).mean() > 0.5
 
@@ -69,22 +88,33 @@ def test_the_shape_changes_the_size_and_not_the_scene():
             assert (one != other).mean() < 0.01
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda: cloud_scene(-1), "whole number from 0"),
-    (lambda: cloud_scene(0.5), "whole number from 0"),
-    (lambda: cloud_scene(0, (31, 96)), "each from 32 pixels"),
-    (lambda: cloud_scene(0, (64, 96, 3)), "each from 32 pixels"),
-    (lambda: write_cloud_folder("never", 0, 1), "at least 1 training"),
-    (lambda: write_cloud_folder("never", 1, -1), "at least 1 training"),
-])
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: cloud_scene(-1), "whole number from 0"),
+        (lambda: cloud_scene(0.5), "whole number from 0"),
+        (lambda: cloud_scene(0, (31, 96)), "each from 32 pixels"),
+        (lambda: cloud_scene(0, (64, 96, 3)), "each from 32 pixels"),
+        (lambda: write_cloud_folder("never", 0, 1), "at least 1 training"),
+        (lambda: write_cloud_folder("never", 1, -1), "at least 1 training"),
+    ],
+)
 def test_bad_input_is_answered_in_words(call, words):
-    with pytest.raises(ValueError, match=words): call()
+    with pytest.raises(ValueError, match=words):
+        call()
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**32), slope=st.floats(0, 4), stretch=st.floats(0.5, 4), angle=st.floats(-3, 3))
+@given(
+    seed=st.integers(0, 2**32),
+    slope=st.floats(0, 4),
+    stretch=st.floats(0.5, 4),
+    angle=st.floats(-3, 3),
+)
 def test_a_field_has_mean_0_and_no_wild_values(seed, slope, stretch, angle):
-    field = cloud_field(np.random.default_rng(seed), SMALL, 1 / 30, 1 / 4, slope=slope, stretch=stretch, angle=angle)
+    field = cloud_field(
+        np.random.default_rng(seed), SMALL, 1 / 30, 1 / 4, slope=slope, stretch=stretch, angle=angle
+    )
     assert field.shape == SMALL and field.dtype == np.float32
     assert abs(field.mean()) < 0.05 and 0.3 < field.std() < 2 and np.abs(field).max() < 8
 
@@ -92,19 +122,30 @@ def test_a_field_has_mean_0_and_no_wild_values(seed, slope, stretch, angle):
 def test_a_field_is_the_sum_of_its_waves():
     for seed in range(4):
         size = scenes._strengths(1 / 6, 1, 2, 1, 0)
-        waves = size * np.random.default_rng(seed).standard_normal((*size.shape, 2), np.float32).view(np.complex64)[..., 0]
+        waves = (
+            size
+            * np.random.default_rng(seed)
+            .standard_normal((*size.shape, 2), np.float32)
+            .view(np.complex64)[..., 0]
+        )
         y, x = np.arange(32)[:, None] / 32, np.arange(44) / 44
         total = np.zeros((32, 44))
         for (i, j), wave in np.ndenumerate(waves):
-            total += (2 if j else 1) * (wave * np.exp(2j * np.pi * ((i - len(size) // 2) * y + j * x))).real
+            total += (2 if j else 1) * (
+                wave * np.exp(2j * np.pi * ((i - len(size) // 2) * y + j * x))
+            ).real
         expected = total / (2 * np.sqrt((size**2).sum()))
-        assert np.allclose(cloud_field(np.random.default_rng(seed), (32, 44), 1 / 6), expected, atol=1e-4)
+        assert np.allclose(
+            cloud_field(np.random.default_rng(seed), (32, 44), 1 / 6), expected, atol=1e-4
+        )
 
 
 def test_stretch_makes_structures_long_along_the_angle():
     for seed in range(4):
         across = cloud_field(np.random.default_rng(seed), SMALL, 1 / 30, 1 / 4, stretch=3, angle=0)
-        down = cloud_field(np.random.default_rng(seed), SMALL, 1 / 30, 1 / 4, stretch=3, angle=np.pi / 2)
+        down = cloud_field(
+            np.random.default_rng(seed), SMALL, 1 / 30, 1 / 4, stretch=3, angle=np.pi / 2
+        )
         assert np.abs(np.diff(across, axis=1)).mean() < 0.7 * np.abs(np.diff(across, axis=0)).mean()
         assert np.abs(np.diff(down, axis=0)).mean() < 0.7 * np.abs(np.diff(down, axis=1)).mean()
 
@@ -118,7 +159,8 @@ def test_presence_is_the_competitions(labels):
 
 def test_presence_of_a_short_run_of_seeds_is_close_too():
     sets = np.stack([scenes._classes(seed) for seed in range(1000)])
-    for start in range(0, 1000, 100): assert np.abs(sets[start:start + 100].mean(0) - sets.mean(0)).max() < 0.04
+    for start in range(0, 1000, 100):
+        assert np.abs(sets[start : start + 100].mean(0) - sets.mean(0)).max() < 0.04
 
 
 def test_a_present_mask_covers_about_a_quarter(labels):
@@ -130,7 +172,10 @@ def test_the_scene_is_labelled_by_its_boxes(many):
     for seed in range(0, 300, 23):
         expected = np.zeros((4, *SMALL), bool)
         for box in cloud_boxes(seed):
-            rows, columns = (slice(round(a * n), round(b * n)) for a, b, n in ((box.top, box.bottom, 64), (box.left, box.right, 96)))
+            rows, columns = (
+                slice(round(a * n), round(b * n))
+                for a, b, n in ((box.top, box.bottom, 64), (box.left, box.right, 96))
+            )
             expected[box.label, rows, columns] = True
         assert np.array_equal(many[seed].masks, expected & ~many[seed].swath)
 
@@ -139,9 +184,14 @@ def test_annotators_agree_about_as_little_as_people_do():
     agreement, missed, misnamed = [], 0, 0
     for seed in range(250):
         boxes, truth = cloud_boxes(seed), scenes._classes(seed)
-        marks = [scenes._paint([b for b in boxes if b.annotator == person], scenes.LAYOUT) for person in range(3)]
+        marks = [
+            scenes._paint([b for b in boxes if b.annotator == person], scenes.LAYOUT)
+            for person in range(3)
+        ]
         for one, other in combinations(marks, 2):
-            agreement += [(a & b).sum() / (a | b).sum() for a, b in zip(one, other) if a.any() and b.any()]
+            agreement += [
+                (a & b).sum() / (a | b).sum() for a, b in zip(one, other) if a.any() and b.any()
+            ]
         present = np.any(marks, axis=0).any((1, 2))
         missed, misnamed = missed + (truth & ~present).sum(), misnamed + (present & ~truth).sum()
     assert 0.36 < np.mean(agreement) < 0.45
@@ -159,7 +209,10 @@ def test_the_swath_is_as_wide_as_in_real_pictures(many):
 
 
 def test_brightness_is_that_of_real_pictures():
-    visible = [cv2.cvtColor(s.picture, cv2.COLOR_RGB2GRAY)[~s.swath] for s in (cloud_scene(seed, (175, 262)) for seed in range(40))]
+    visible = [
+        cv2.cvtColor(s.picture, cv2.COLOR_RGB2GRAY)[~s.swath]
+        for s in (cloud_scene(seed, (175, 262)) for seed in range(40))
+    ]
     means = np.array([v.mean() for v in visible])
     assert 68 < means.mean() < 90 and 7 < means.std() < 22
     assert 45 < np.mean([v.std() for v in visible]) < 66
@@ -167,7 +220,9 @@ def test_brightness_is_that_of_real_pictures():
 
 def test_exposure_follows_the_rank_and_not_the_amount():
     visible, cloud = np.ones(SMALL, bool), cloud_field(np.random.default_rng(1), SMALL, 1 / 30)
-    one, other = (scenes._expose(np.random.default_rng(4), field, visible) for field in (cloud, 5 * cloud + 3))
+    one, other = (
+        scenes._expose(np.random.default_rng(4), field, visible) for field in (cloud, 5 * cloud + 3)
+    )
     assert np.allclose(one, other, atol=0.02)
     assert (np.diff(one.ravel()[cloud.ravel().argsort()]) >= 0).all()
     curved = scenes._expose(np.random.default_rng(4), np.exp(cloud), visible)
@@ -175,10 +230,22 @@ def test_exposure_follows_the_rank_and_not_the_amount():
 
 
 def test_no_shortcut_through_the_colour_histogram(many):
-    channels = [np.concatenate([np.histogram(s.picture[..., c], 16, (0, 256))[0] for c in range(3)]) for s in many]
-    histograms, present = np.array(channels) / (SMALL[0] * SMALL[1]), np.array([s.masks.any((1, 2)) for s in many])
+    channels = [
+        np.concatenate([np.histogram(s.picture[..., c], 16, (0, 256))[0] for c in range(3)])
+        for s in many
+    ]
+    histograms, present = (
+        np.array(channels) / (SMALL[0] * SMALL[1]),
+        np.array([s.masks.any((1, 2)) for s in many]),
+    )
     for c, name in enumerate(CLOUDS):
-        score = cross_val_predict(LogisticRegression(max_iter=1000), histograms, present[:, c], cv=5, method="predict_proba")[:, 1]
+        score = cross_val_predict(
+            LogisticRegression(max_iter=1000),
+            histograms,
+            present[:, c],
+            cv=5,
+            method="predict_proba",
+        )[:, 1]
         assert roc_auc_score(present[:, c], score) < 0.65, name
 
 
@@ -189,19 +256,38 @@ def test_texture_tells_the_kinds_apart():
         for seed in range(10):
             rough = cloud_field(np.random.default_rng(seed), (96, 144), 1 / 60, 1 / 10, slope=1.6)
             layout = recipe(np.random.default_rng(seed + 50), (96, 144), 0.2, rough)
-            cloud = layout + 0.6 * cloud_field(np.random.default_rng(seed + 90), (96, 144), 1 / 70, 1 / 16, slope=1.4) > 0
+            cloud = (
+                layout
+                + 0.6
+                * cloud_field(
+                    np.random.default_rng(seed + 90), (96, 144), 1 / 70, 1 / 16, slope=1.4
+                )
+                > 0
+            )
             sizes = np.bincount(cv2.connectedComponents(cloud.astype(np.uint8))[1].ravel())[1:]
             pieces[name].append((sizes**2).sum() / sizes.sum())
             smooth = cv2.blur(cloud.astype(np.float32), (5, 5))
-            fine[name].append(((cloud - smooth)**2).mean() / cloud.var())
-    pieces, fine = ({name: np.mean(values) for name, values in table.items()} for table in (pieces, fine))
+            fine[name].append(((cloud - smooth) ** 2).mean() / cloud.var())
+    pieces, fine = (
+        {name: np.mean(values) for name, values in table.items()} for table in (pieces, fine)
+    )
     assert pieces["Sugar"] < pieces["Gravel"] < 0.5 * min(pieces["Fish"], pieces["Flower"])
     assert fine["Flower"] + 0.1 < fine["Fish"] < fine["Gravel"] - 0.1
 
 
 def test_the_folder_has_the_competitions_layout(folder):
-    assert sorted(p.name for p in folder.iterdir()) == ["sample_submission.csv", "test_images", "test_labels.csv", "train.csv", "train_images"]
-    for table, pictures, n in (("train", "train_images", 5), ("test_labels", "test_images", 3), ("sample_submission", "test_images", 3)):
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "sample_submission.csv",
+        "test_images",
+        "test_labels.csv",
+        "train.csv",
+        "train_images",
+    ]
+    for table, pictures, n in (
+        ("train", "train_images", 5),
+        ("test_labels", "test_images", 3),
+        ("sample_submission", "test_images", 3),
+    ):
         rows = pd.read_csv(folder / f"{table}.csv")
         names = sorted(p.name for p in (folder / pictures).iterdir())
         assert list(rows.columns) == ["Image_Label", "EncodedPixels"] and len(names) == n
@@ -227,7 +313,10 @@ def test_the_folder_holds_the_scenes(folder):
 
 
 def test_folders_repeat_and_seeds_differ(tmp_path):
-    one, again, other = (write_cloud_folder(tmp_path / name, 2, 1, seed, shape=SMALL) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    one, again, other = (
+        write_cloud_folder(tmp_path / name, 2, 1, seed, shape=SMALL)
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
     names = [sorted(p.relative_to(f).as_posix() for p in f.rglob("*")) for f in (one, again, other)]
     assert names[0] == names[1] and names[0] != names[2]
     assert (one / "train.csv").read_bytes() == (again / "train.csv").read_bytes()
@@ -241,8 +330,10 @@ def test_names_never_repeat():
 def test_a_target_that_is_not_empty_is_refused_and_untouched(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("keep")
-    with pytest.raises(ValueError, match="is not empty"): write_cloud_folder(tmp_path / "full", 1, 0, shape=SMALL)
-    with pytest.raises(ValueError, match="is not empty"): write_cloud_folder(tmp_path / "full" / "mine.txt", 1, 0, shape=SMALL)
+    with pytest.raises(ValueError, match="is not empty"):
+        write_cloud_folder(tmp_path / "full", 1, 0, shape=SMALL)
+    with pytest.raises(ValueError, match="is not empty"):
+        write_cloud_folder(tmp_path / "full" / "mine.txt", 1, 0, shape=SMALL)
     assert [p.name for p in tmp_path.rglob("*")] == ["full", "mine.txt"]
     (tmp_path / "empty").mkdir()
     assert (write_cloud_folder(tmp_path / "empty", 1, 0, shape=SMALL) / "train.csv").exists()
@@ -251,11 +342,14 @@ def test_a_target_that_is_not_empty_is_refused_and_untouched(tmp_path):
 
 def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     def broken(seed, shape):
-        if seed == 3: raise OSError("disk full")
+        if seed == 3:
+            raise OSError("disk full")
         return scene_of(seed, shape)
+
     scene_of = scenes.cloud_scene
     monkeypatch.setattr(scenes, "cloud_scene", broken)
-    with pytest.raises(OSError, match="disk full"): write_cloud_folder(tmp_path / "clouds", 5, 1, shape=SMALL)
+    with pytest.raises(OSError, match="disk full"):
+        write_cloud_folder(tmp_path / "clouds", 5, 1, shape=SMALL)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,5 @@
 """Boxes, instances, polygons, IoU, NMS and average precision against references; the panels."""
+
 import contextlib
 import io
 import subprocess
@@ -17,9 +18,19 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scipy import ndimage
 
-from cloudlearn.tasks import (average_precision, box_iou, box_masks, mask_boxes, mask_iou,
-                              mask_polygons, mask_things, nms, panel_scene, polygons_mask,
-                              show_boxes)
+from cloudlearn.tasks import (
+    average_precision,
+    box_iou,
+    box_masks,
+    mask_boxes,
+    mask_iou,
+    mask_polygons,
+    mask_things,
+    nms,
+    panel_scene,
+    polygons_mask,
+    show_boxes,
+)
 
 matplotlib.use("Agg")
 SHAPES = st.tuples(st.integers(1, 14), st.integers(1, 14))
@@ -36,6 +47,7 @@ def random_boxes(rng, n, whole=False):
 
 # ---------------------------------------------------------------------- panels
 
+
 @pytest.mark.parametrize("seed", range(12))
 def test_panels(seed):
     for touching in (False, True):
@@ -49,12 +61,12 @@ def test_panels(seed):
         assert large.things.shape == (len(scene.kinds), 160, 160)
         assert all(thing.sum() >= 20 for thing in scene.things)
         dents = scene.things[scene.kinds == 0]
-        assert dents.sum(0).max(initial=0) <= 1      # dents never share a pixel
+        assert dents.sum(0).max(initial=0) <= 1  # dents never share a pixel
         assert (len(mask_things(dents.any(0))) < len(dents)) == touching
         scratches = scene.things[scene.kinds == 1]
         assert len(mask_things(scratches.any(0))) == len(scratches)
         for a, b in zip(mask_boxes(scene.things) * 2.5, mask_boxes(large.things)):
-            assert np.abs(a - b).max() < 4      # the same places at another size
+            assert np.abs(a - b).max() < 4  # the same places at another size
 
 
 def test_panels_vary_and_refuse():
@@ -67,6 +79,7 @@ def test_panels_vary_and_refuse():
 
 
 # ---------------------------------------------------------------------- conversions
+
 
 @FAST
 @given(st.integers(0, 2**32), st.integers(0, 5))
@@ -121,10 +134,10 @@ def test_polygons(mask):
         # along the pixel edges, and no corner twice in a row
         assert ((steps == 0).sum(1) == 1).all()
         turn = np.roll(steps, -1, axis=0)
-        assert ((steps[:, 0] == 0) != (turn[:, 0] == 0)).all()      # corners only
+        assert ((steps[:, 0] == 0) != (turn[:, 0] == 0)).all()  # corners only
         (x, y), (next_x, next_y) = points.T, np.roll(points, -1, axis=0).T
         area += (x * next_y - y * next_x).sum() / 2
-    assert abs(area) == mask.sum()      # outlines and holes turn in opposite senses
+    assert abs(area) == mask.sum()  # outlines and holes turn in opposite senses
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -138,6 +151,7 @@ def test_polygons_are_read_by_coco(seed):
 
 # ---------------------------------------------------------------------- overlap
 
+
 @FAST
 @given(st.integers(0, 2**32), st.integers(0, 9), st.integers(0, 9))
 def test_overlaps(seed, n, m):
@@ -147,7 +161,7 @@ def test_overlaps(seed, n, m):
     assert ours.shape == (n, m)
     theirs = ops.box_iou(torch.tensor(a), torch.tensor(b)).numpy()
     np.testing.assert_allclose(ours, theirs, atol=1e-12)
-    filled = mask_iou(box_masks(a, (60, 60)), box_masks(b, (60, 60)))      # whole boxes are masks
+    filled = mask_iou(box_masks(a, (60, 60)), box_masks(b, (60, 60)))  # whole boxes are masks
     np.testing.assert_allclose(filled, ours, atol=1e-12)
 
 
@@ -177,24 +191,39 @@ def test_nms_keeps_at_the_limit():
 
 # ---------------------------------------------------------------------- average precision
 
+
 def coco_ap(found, true, iou):
     "pycocotools' AP of one class; per picture, found is (boxes, scores) and true is boxes."
+
     def size(box):
         return [*box[:2].tolist(), *(box[2:] - box[:2]).tolist()]
 
     truth = COCO()
     with contextlib.redirect_stdout(io.StringIO()):
-        marks = [{"image_id": n, "category_id": 1, "iscrowd": 0, "bbox": size(box),
-                  "area": float((box[2:] - box[:2]).prod())}
-                 for n, boxes in enumerate(true) for box in boxes]
-        truth.dataset = {"images": [{"id": n} for n in range(len(true))],
-                         "categories": [{"id": 1}],
-                         "annotations": [mark | {"id": n} for n, mark in enumerate(marks, 1)]}
+        marks = [
+            {
+                "image_id": n,
+                "category_id": 1,
+                "iscrowd": 0,
+                "bbox": size(box),
+                "area": float((box[2:] - box[:2]).prod()),
+            }
+            for n, boxes in enumerate(true)
+            for box in boxes
+        ]
+        truth.dataset = {
+            "images": [{"id": n} for n in range(len(true))],
+            "categories": [{"id": 1}],
+            "annotations": [mark | {"id": n} for n, mark in enumerate(marks, 1)],
+        }
         truth.createIndex()
-        answers = truth.loadRes([
-            {"image_id": n, "category_id": 1, "bbox": size(box), "score": score}
-            for n, (boxes, scores) in enumerate(found) for box, score in zip(boxes, scores)
-        ])
+        answers = truth.loadRes(
+            [
+                {"image_id": n, "category_id": 1, "bbox": size(box), "score": score}
+                for n, (boxes, scores) in enumerate(found)
+                for box, score in zip(boxes, scores)
+            ]
+        )
         judge = COCOeval(truth, answers, "bbox")
         judge.params.iouThrs = np.array([iou])
         judge.evaluate()
@@ -242,6 +271,7 @@ def test_average_precision_at_the_edges():
 
 # ---------------------------------------------------------------------- drawing, and a light import
 
+
 def test_boxes_are_drawn():
     scene = panel_scene(21, touching=True)
     ax = show_boxes(scene.picture, mask_boxes(scene.things), scene.kinds, title="a panel")
@@ -250,7 +280,9 @@ def test_boxes_are_drawn():
 
 
 def test_import_is_light():
-    code = ("import sys, cloudlearn.tasks; "
-            "print({'torch', 'pandas', 'matplotlib', 'sklearn'} & set(sys.modules))")
+    code = (
+        "import sys, cloudlearn.tasks; "
+        "print({'torch', 'pandas', 'matplotlib', 'sklearn'} & set(sys.modules))"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout.strip() == "set()"

@@ -1,10 +1,11 @@
 """Training: loss, pictures with their masks, order, resume bit for bit, files, prediction."""
+
 import json
 import logging
 import math
-from pathlib import Path
 import signal
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,8 +21,19 @@ from torchvision import tv_tensors
 from cloudlearn import training
 from cloudlearn.encoders import Normalise, build_classifier, build_unet
 from cloudlearn.learning import seeded
-from cloudlearn.training import (PictureSet, bce_dice, epoch_batches, fit, load_network_state, make_optimiser, native_bf16, predict, predict_batches,
-                                 save_network, train_transform)
+from cloudlearn.training import (
+    PictureSet,
+    bce_dice,
+    epoch_batches,
+    fit,
+    load_network_state,
+    make_optimiser,
+    native_bf16,
+    predict,
+    predict_batches,
+    save_network,
+    train_transform,
+)
 
 DRAW = np.random.default_rng(0)
 PICTURES = DRAW.integers(0, 256, (10, 32, 48, 3), dtype=np.uint8)
@@ -32,18 +44,41 @@ LABELS = MASKS.mean((2, 3)) > 0.5
 def small(seed=0, classes=4):
     "A network with batch normalisation and dropout: whatever is not reproducible shows."
     with seeded(seed):
-        return nn.Sequential(Normalise((0.5,) * 3, (0.5,) * 3), nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2),
-                             nn.Conv2d(8, classes, 1))
+        return nn.Sequential(
+            Normalise((0.5,) * 3, (0.5,) * 3),
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Dropout(0.2),
+            nn.Conv2d(8, classes, 1),
+        )
 
 
 def run(network, out, name="net", transform=None, valid=True, **options):
     "`fit` on the small set, quietly and on the CPU."
-    options = {"epochs": 4, "batch_size": 4, "learning_rate": 1e-2, "device": "cpu", "precision": "32", "progress": False} | options
-    return fit(network, PictureSet(PICTURES, MASKS, transform), PictureSet(PICTURES[:5], MASKS[:5]) if valid else None, out, name=name, **options)
+    options = {
+        "epochs": 4,
+        "batch_size": 4,
+        "learning_rate": 1e-2,
+        "device": "cpu",
+        "precision": "32",
+        "progress": False,
+    } | options
+    return fit(
+        network,
+        PictureSet(PICTURES, MASKS, transform),
+        PictureSet(PICTURES[:5], MASKS[:5]) if valid else None,
+        out,
+        name=name,
+        **options,
+    )
 
 
 def same(one, two):
-    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+    return all(
+        torch.equal(a, b)
+        for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+    )
 
 
 class Unplugged(Exception):
@@ -58,10 +93,12 @@ def unplug_after(steps, error=Unplugged):
         if logits.requires_grad and next(left, None) is None:
             raise error
         return bce_dice(logits, target)
+
     return loss
 
 
 # ------------------------------------------------------------------------------------------ the loss
+
 
 @settings(max_examples=40)
 @given(st.integers(0, 2**31), st.integers(1, 3), st.integers(1, 5), st.floats(0, 1))
@@ -69,10 +106,17 @@ def test_bce_dice_equals_torch_and_smp(seed, batch, classes, share):
     draw = np.random.default_rng(seed)
     logits = torch.tensor(draw.normal(scale=3, size=(batch, classes, 4, 5)))
     target = torch.tensor(draw.random((batch, classes, 4, 5)) < share).double()
-    expected = F.binary_cross_entropy_with_logits(logits, target) + smp.losses.DiceLoss("multilabel")(logits, target)
+    expected = F.binary_cross_entropy_with_logits(logits, target) + smp.losses.DiceLoss(
+        "multilabel"
+    )(logits, target)
     torch.testing.assert_close(bce_dice(logits, target), expected, atol=1e-9, rtol=0)
     plain = F.binary_cross_entropy_with_logits(logits, target)
-    torch.testing.assert_close(bce_dice(logits, target, dice_weight=0.25), plain + 0.25 * (expected - plain), atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        bce_dice(logits, target, dice_weight=0.25),
+        plain + 0.25 * (expected - plain),
+        atol=1e-9,
+        rtol=0,
+    )
 
 
 def test_bce_dice_by_hand_and_at_the_ends():
@@ -83,7 +127,9 @@ def test_bce_dice_by_hand_and_at_the_ends():
     assert blank.item() == 0
 
 
-@pytest.mark.parametrize("shapes", [((2, 4), (2, 4)), ((2, 4, 3, 3), (2, 4, 3, 2)), ((2, 4, 3, 3), (2, 1, 3, 3))])
+@pytest.mark.parametrize(
+    "shapes", [((2, 4), (2, 4)), ((2, 4, 3, 3), (2, 4, 3, 2)), ((2, 4, 3, 3), (2, 1, 3, 3))]
+)
 def test_bce_dice_refuses_other_shapes(shapes):
     with pytest.raises(ValueError, match="binary_cross_entropy_with_logits"):
         bce_dice(*(torch.zeros(shape) for shape in shapes))
@@ -91,15 +137,23 @@ def test_bce_dice_refuses_other_shapes(shapes):
 
 # ------------------------------------------------------------------------------------------ pictures and masks
 
+
 def test_unknown_planes_keep_their_mark():
     pictures = np.zeros((2, 8, 12, 3), np.uint8)
     targets = np.zeros((2, 3, 8, 12), np.uint8)
     targets[0, 1], targets[1, 2, :4] = 255, 1
     items = PictureSet(pictures, targets, unknown=255)
-    assert (items[0][1][1] == 255).all() and items[0][1][[0, 2]].max() == 0 and items[1][1].unique().tolist() == [0, 1]
-    with pytest.raises(ValueError, match=r"targets hold \[255\]: 0, 1 and 9 for unknown are meant"): PictureSet(pictures, targets, unknown=9)
-    with pytest.raises(ValueError, match="must be a bool array"): PictureSet(pictures, targets)                  # a 0/255 mask is no target
-    with pytest.raises(ValueError, match="must be a uint8 array"): PictureSet(pictures, targets > 0, unknown=255)
+    assert (
+        (items[0][1][1] == 255).all()
+        and items[0][1][[0, 2]].max() == 0
+        and items[1][1].unique().tolist() == [0, 1]
+    )
+    with pytest.raises(ValueError, match=r"targets hold \[255\]: 0, 1 and 9 for unknown are meant"):
+        PictureSet(pictures, targets, unknown=9)
+    with pytest.raises(ValueError, match="must be a bool array"):
+        PictureSet(pictures, targets)  # a 0/255 mask is no target
+    with pytest.raises(ValueError, match="must be a uint8 array"):
+        PictureSet(pictures, targets > 0, unknown=255)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -144,18 +198,29 @@ def test_items_are_plain_tensors_of_the_right_kind():
             assert type(picture) is type(target) is torch.Tensor
             assert picture.dtype == torch.uint8 and picture.shape == (3, 32, 48)
             assert target.dtype == torch.float32 and target.shape == targets.shape[1:]
-    assert torch.equal(PictureSet(PICTURES, MASKS)[3][0].permute(1, 2, 0), torch.from_numpy(PICTURES[3]))
+    assert torch.equal(
+        PictureSet(PICTURES, MASKS)[3][0].permute(1, 2, 0), torch.from_numpy(PICTURES[3])
+    )
 
 
-@pytest.mark.parametrize("pictures, targets, words", [
-    (PICTURES / 255, MASKS, "uint8"), (PICTURES[..., :1], MASKS, r"\(N, H, W, 3\)"), (PICTURES, MASKS.astype(float), "bool"),
-    (PICTURES[:9], MASKS, "do not belong together"), (PICTURES[:, :30], MASKS, "do not belong together"), (PICTURES, MASKS[:, 0], "bool array")])
+@pytest.mark.parametrize(
+    "pictures, targets, words",
+    [
+        (PICTURES / 255, MASKS, "uint8"),
+        (PICTURES[..., :1], MASKS, r"\(N, H, W, 3\)"),
+        (PICTURES, MASKS.astype(float), "bool"),
+        (PICTURES[:9], MASKS, "do not belong together"),
+        (PICTURES[:, :30], MASKS, "do not belong together"),
+        (PICTURES, MASKS[:, 0], "bool array"),
+    ],
+)
 def test_picture_set_refuses(pictures, targets, words):
     with pytest.raises(ValueError, match=words):
         PictureSet(pictures, targets)
 
 
 # ------------------------------------------------------------------------------------------ order and rates
+
 
 @settings(max_examples=80)
 @given(st.integers(1, 200), st.integers(1, 40), st.integers(0, 2**40), st.integers(0, 99))
@@ -166,11 +231,17 @@ def test_every_picture_once_in_even_batches(count, batch_size, seed, epoch):
     assert max(sizes) - min(sizes) <= 1
     assert max(sizes) <= batch_size + (batch_size == 2)
     assert min(sizes) > 1 or count == 1 or batch_size == 1
-    assert [b.tolist() for b in batches] == [b.tolist() for b in epoch_batches(count, batch_size, seed, epoch)]
+    assert [b.tolist() for b in batches] == [
+        b.tolist() for b in epoch_batches(count, batch_size, seed, epoch)
+    ]
 
 
 def test_epochs_and_seeds_differ():
-    orders = {tuple(torch.cat(epoch_batches(50, 8, seed, epoch)).tolist()) for seed in range(6) for epoch in range(6)}
+    orders = {
+        tuple(torch.cat(epoch_batches(50, 8, seed, epoch)).tolist())
+        for seed in range(6)
+        for epoch in range(6)
+    }
     assert len(orders) == 36
 
 
@@ -204,13 +275,20 @@ def test_groups_of_a_classifier_and_of_a_plain_network():
     head = {id(p) for p in classifier[1].classifier.parameters()}
     optimiser, _ = make_optimiser(classifier, 5, 1e-3, 0.5)
     assert {id(p) for p in optimiser.param_groups[1]["params"]} == head
-    assert [len(group["params"]) for group in make_optimiser(small(), 5, 1e-3, 0.5)[0].param_groups] == [len(list(small().parameters()))]
+    assert [
+        len(group["params"]) for group in make_optimiser(small(), 5, 1e-3, 0.5)[0].param_groups
+    ] == [len(list(small().parameters()))]
     classifier[1].conv_stem.requires_grad_(False)
     optimiser, _ = make_optimiser(classifier, 5, 1e-3, 0.5)
-    assert not any(p is classifier[1].conv_stem.weight for group in optimiser.param_groups for p in group["params"])
+    assert not any(
+        p is classifier[1].conv_stem.weight
+        for group in optimiser.param_groups
+        for p in group["params"]
+    )
 
 
 # ------------------------------------------------------------------------------------------ fit
+
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_fit_equals_a_loop_by_hand(tmp_path, seed):
@@ -218,11 +296,13 @@ def test_fit_equals_a_loop_by_hand(tmp_path, seed):
         network = small(seed)
         del network[4]  # dropout draws random numbers of its own
         return network.to(memory_format=torch.channels_last)
+
     ours, hand, losses = plain(), plain(), []
 
     def recorded(logits, target):
         losses.append(bce_dice(logits, target))
         return losses[-1]
+
     log = run(ours, tmp_path, seed=seed, valid=False, loss=recorded)
     items, expected = PictureSet(PICTURES, MASKS), []
     optimiser, schedule = make_optimiser(hand, 12, 1e-2, 0.1)
@@ -238,7 +318,9 @@ def test_fit_equals_a_loop_by_hand(tmp_path, seed):
             expected.append(loss.item())
     assert [loss.item() for loss in losses] == pytest.approx(expected, abs=1e-6)
     sizes = [len(b) for b in epoch_batches(10, 4, seed, 0)]
-    assert log["train_loss"].tolist() == pytest.approx([np.average(expected[i:i + 3], weights=sizes) for i in range(0, 12, 3)], abs=1e-6)
+    assert log["train_loss"].tolist() == pytest.approx(
+        [np.average(expected[i : i + 3], weights=sizes) for i in range(0, 12, 3)], abs=1e-6
+    )
     assert log["learning_rate"].iloc[-1] == pytest.approx(rate)
     assert log["epoch"].tolist() == [1, 2, 3, 4] and log["valid_loss"].isna().all()
 
@@ -246,8 +328,22 @@ def test_fit_equals_a_loop_by_hand(tmp_path, seed):
 def test_learns_two_pictures_by_heart(tmp_path):
     pictures, masks = PICTURES[:2], MASKS[:2]
     network = small()
-    before = bce_dice(torch.logit(torch.from_numpy(predict(network, pictures)), 1e-6), torch.from_numpy(masks).float())
-    log = fit(network, PictureSet(pictures, masks), None, tmp_path, epochs=60, batch_size=2, learning_rate=0.2, device="cpu", precision="32", progress=False)
+    before = bce_dice(
+        torch.logit(torch.from_numpy(predict(network, pictures)), 1e-6),
+        torch.from_numpy(masks).float(),
+    )
+    log = fit(
+        network,
+        PictureSet(pictures, masks),
+        None,
+        tmp_path,
+        epochs=60,
+        batch_size=2,
+        learning_rate=0.2,
+        device="cpu",
+        precision="32",
+        progress=False,
+    )
     assert log["train_loss"].iloc[-1] < 0.3 * before
     found = predict(network, pictures) > 0.5
     assert 2 * (found & masks).sum() / (found.sum() + masks.sum()) > 0.95
@@ -261,9 +357,14 @@ def test_interrupted_and_resumed_is_uninterrupted(tmp_path, steps, seed):
         run(broken, tmp_path, "parts", train_transform(), seed=seed, loss=unplug_after(steps))
     again = run(resumed, tmp_path, "parts", train_transform(), seed=seed, resume=True)
     assert same(whole, resumed)
-    pd.testing.assert_frame_equal(log.drop(columns="seconds"), again.drop(columns="seconds"), check_exact=True)
+    pd.testing.assert_frame_equal(
+        log.drop(columns="seconds"), again.drop(columns="seconds"), check_exact=True
+    )
     for kind in ("best", "last"):
-        one, two = (load_network_state(tmp_path / f"{name}-{kind}.safetensors")[0] for name in ("whole", "parts"))
+        one, two = (
+            load_network_state(tmp_path / f"{name}-{kind}.safetensors")[0]
+            for name in ("whole", "parts")
+        )
         assert all(torch.equal(one[key], two[key]) for key in one)
     assert not list(tmp_path.glob("*.ckpt")) and not list(tmp_path.glob("*.tmp"))
 
@@ -311,8 +412,16 @@ def test_a_fresh_start_forgets_the_old_run(tmp_path):
 def test_resume_refuses_other_settings(tmp_path):
     with pytest.raises(Unplugged):
         run(small(), tmp_path, loss=unplug_after(7))
-    for change in ({"epochs": 5}, {"batch_size": 5}, {"learning_rate": 0.1}, {"seed": 1}, {"settings": {"encoder": "other"}}):
-        with pytest.raises(ValueError, match=f"begun with .*{next(iter(change.get('settings', change)))}"):
+    for change in (
+        {"epochs": 5},
+        {"batch_size": 5},
+        {"learning_rate": 0.1},
+        {"seed": 1},
+        {"settings": {"encoder": "other"}},
+    ):
+        with pytest.raises(
+            ValueError, match=f"begun with .*{next(iter(change.get('settings', change)))}"
+        ):
             run(small(), tmp_path, resume=True, **change)
     (tmp_path / "net-resume.ckpt").write_bytes(b"half a file")
     with pytest.raises(ValueError, match="not a whole checkpoint"):
@@ -321,7 +430,12 @@ def test_resume_refuses_other_settings(tmp_path):
 
 def test_the_checkpoint_holds_tensors_and_plain_values_only(tmp_path):
     with pytest.raises(Unplugged):
-        run(small(), tmp_path, loss=unplug_after(7), settings={"folder": tmp_path, "share": np.float32(0.5)})
+        run(
+            small(),
+            tmp_path,
+            loss=unplug_after(7),
+            settings={"folder": tmp_path, "share": np.float32(0.5)},
+        )
     state = torch.load(tmp_path / "net-resume.ckpt", weights_only=True)
     assert state["epoch"] == 1 and len(state["callbacks"]["_Record"]["rows"]) == 2
 
@@ -333,6 +447,7 @@ def test_the_best_network_is_kept(tmp_path):
     def metric(prob, true):
         seen.append((prob.shape, prob.dtype, true.shape, true.dtype, prob.copy()))
         return next(scores)
+
     network = small()
     log = run(network, tmp_path, metric=metric)
     assert log["metric"].tolist() == [0.1, 0.7, 0.3, 0.7]
@@ -348,19 +463,39 @@ def test_the_best_network_is_kept(tmp_path):
 def test_validation_loss_counts_the_last_short_batch(tmp_path):
     network = small()
     mean = lambda logits, target: F.binary_cross_entropy_with_logits(logits, target)
-    log = run(network, tmp_path, epochs=1, loss=mean)     # 5 pictures in batches of 4 and 1
+    log = run(network, tmp_path, epochs=1, loss=mean)  # 5 pictures in batches of 4 and 1
     network.eval()
     with torch.inference_mode():
-        expected = mean(network(torch.from_numpy(PICTURES[:5]).permute(0, 3, 1, 2)), torch.from_numpy(MASKS[:5]).float())
+        expected = mean(
+            network(torch.from_numpy(PICTURES[:5]).permute(0, 3, 1, 2)),
+            torch.from_numpy(MASKS[:5]).float(),
+        )
     assert log["valid_loss"].iloc[0] == pytest.approx(expected.item(), abs=1e-5)
 
 
 def test_labels_train_a_classifier(tmp_path):
     with seeded(0):
-        network = nn.Sequential(Normalise((0.5,) * 3, (0.5,) * 3), nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        network = nn.Sequential(
+            Normalise((0.5,) * 3, (0.5,) * 3),
+            nn.Conv2d(3, 4, 3),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
     data = PictureSet(PICTURES, LABELS, train_transform())
-    log = fit(network, data, data, tmp_path, loss=F.binary_cross_entropy_with_logits, epochs=2, device="cpu", progress=False)
-    assert log["valid_loss"].notna().all() and predict(network, PICTURES, 4, flips=True).shape == (10, 4)
+    log = fit(
+        network,
+        data,
+        data,
+        tmp_path,
+        loss=F.binary_cross_entropy_with_logits,
+        epochs=2,
+        device="cpu",
+        progress=False,
+    )
+    assert log["valid_loss"].notna().all() and predict(network, PICTURES, 4, flips=True).shape == (
+        10,
+        4,
+    )
 
 
 def test_log_file_equals_the_log(tmp_path):
@@ -368,10 +503,14 @@ def test_log_file_equals_the_log(tmp_path):
     assert list(log) == ["epoch", "train_loss", "valid_loss", "learning_rate", "seconds"]
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "net-log.csv"), log)
     settings_ = json.loads((tmp_path / "net-last.json").read_text())
-    assert settings_ == load_network_state(tmp_path / "net-last.safetensors")[1] and settings_["steps"] == 3
+    assert (
+        settings_ == load_network_state(tmp_path / "net-last.safetensors")[1]
+        and settings_["steps"] == 3
+    )
 
 
 # ------------------------------------------------------------------------------------------ what stops with a sentence
+
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_broken_loss_stops(tmp_path, value):
@@ -380,7 +519,11 @@ def test_a_broken_loss_stops(tmp_path, value):
     def loss(logits, target):
         calls.append(1)
         return bce_dice(logits, target) * (value if len(calls) == 5 else 1)
-    with pytest.raises(ValueError, match=rf"became {value} in epoch 2, step 2: lower the learning rate \(now 0.01\)"):
+
+    with pytest.raises(
+        ValueError,
+        match=rf"became {value} in epoch 2, step 2: lower the learning rate \(now 0.01\)",
+    ):
         run(small(), tmp_path, valid=False, loss=loss)
 
 
@@ -391,9 +534,14 @@ def test_a_broken_metric_stops(tmp_path):
 
 def test_what_cannot_be_trained(tmp_path):
     one, none = PictureSet(PICTURES[:1], MASKS[:1]), PictureSet(PICTURES[:0], MASKS[:0])
-    cases = [((one, None), {}, "a batch of one picture"), ((none, None), {}, "training set is empty"), ((one, none), {}, "validation set is empty"),
-             ((PictureSet(PICTURES, MASKS), None), {"batch_size": 1}, "a batch of one picture"), ((one, None), {"epochs": 0}, "start at 1"),
-             ((one, None), {"precision": "16"}, "precision is")]
+    cases = [
+        ((one, None), {}, "a batch of one picture"),
+        ((none, None), {}, "training set is empty"),
+        ((one, none), {}, "validation set is empty"),
+        ((PictureSet(PICTURES, MASKS), None), {"batch_size": 1}, "a batch of one picture"),
+        ((one, None), {"epochs": 0}, "start at 1"),
+        ((one, None), {"precision": "16"}, "precision is"),
+    ]
     for sets, options, words in cases:
         with pytest.raises(ValueError, match=words):
             fit(small(), *sets, tmp_path, progress=False, **options)
@@ -405,13 +553,31 @@ def test_what_cannot_be_trained(tmp_path):
 
 def test_one_picture_is_enough_without_batch_normalisation(tmp_path):
     network = nn.Sequential(Normalise((0.5,) * 3, (0.5,) * 3), nn.Conv2d(3, 4, 1))
-    assert len(fit(network, PictureSet(PICTURES[:1], MASKS[:1]), None, tmp_path, epochs=2, device="cpu", progress=False)) == 2
+    assert (
+        len(
+            fit(
+                network,
+                PictureSet(PICTURES[:1], MASKS[:1]),
+                None,
+                tmp_path,
+                epochs=2,
+                device="cpu",
+                progress=False,
+            )
+        )
+        == 2
+    )
 
 
 # ------------------------------------------------------------------------------------------ a good guest
 
+
 def test_quiet_and_nothing_left_behind(tmp_path, capfd):
-    numpy_state, torch_state, threads = np.random.get_state()[1].copy(), torch.get_rng_state(), torch.get_num_threads()
+    numpy_state, torch_state, threads = (
+        np.random.get_state()[1].copy(),
+        torch.get_rng_state(),
+        torch.get_num_threads(),
+    )
     level, interrupt = logging.getLogger("lightning.pytorch").level, signal.getsignal(signal.SIGINT)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -419,10 +585,23 @@ def test_quiet_and_nothing_left_behind(tmp_path, capfd):
         run(small(), tmp_path, transform=train_transform())
         assert warnings.filters == filters
     assert tuple(capfd.readouterr()) == ("", "")
-    assert torch.equal(torch_state, torch.get_rng_state()) and (numpy_state == np.random.get_state()[1]).all()
-    assert torch.get_num_threads() == threads and torch.is_grad_enabled() and not torch.are_deterministic_algorithms_enabled()
-    assert logging.getLogger("lightning.pytorch").level == level and signal.getsignal(signal.SIGINT) is interrupt
-    assert {f.name for f in tmp_path.iterdir()} == {f"net-{ending}" for ending in ("log.csv", "best.json", "best.safetensors", "last.json", "last.safetensors")}
+    assert (
+        torch.equal(torch_state, torch.get_rng_state())
+        and (numpy_state == np.random.get_state()[1]).all()
+    )
+    assert (
+        torch.get_num_threads() == threads
+        and torch.is_grad_enabled()
+        and not torch.are_deterministic_algorithms_enabled()
+    )
+    assert (
+        logging.getLogger("lightning.pytorch").level == level
+        and signal.getsignal(signal.SIGINT) is interrupt
+    )
+    assert {f.name for f in tmp_path.iterdir()} == {
+        f"net-{ending}"
+        for ending in ("log.csv", "best.json", "best.safetensors", "last.json", "last.safetensors")
+    }
 
 
 def test_progress_goes_to_stderr(tmp_path, capfd):
@@ -433,27 +612,42 @@ def test_progress_goes_to_stderr(tmp_path, capfd):
 
 # ------------------------------------------------------------------------------------------ files
 
+
 def test_network_file_round_trip(tmp_path):
     network = small().to(memory_format=torch.channels_last)
-    path = save_network(network, tmp_path / "deep" / "net.safetensors", {"classes": 4, "mean": np.float32(0.5), "folder": tmp_path})
+    path = save_network(
+        network,
+        tmp_path / "deep" / "net.safetensors",
+        {"classes": 4, "mean": np.float32(0.5), "folder": tmp_path},
+    )
     state, settings_ = load_network_state(path)
     assert list(state) == sorted(network.state_dict()) or set(state) == set(network.state_dict())
     assert all(torch.equal(t, state[name]) for name, t in network.state_dict().items())
-    assert settings_ == {"classes": 4, "mean": 0.5, "folder": str(tmp_path)} == json.loads(path.with_suffix(".json").read_text())
+    assert (
+        settings_
+        == {"classes": 4, "mean": 0.5, "folder": str(tmp_path)}
+        == json.loads(path.with_suffix(".json").read_text())
+    )
 
 
 def test_network_files_are_as_open_as_any_other(tmp_path):
     path = save_network(small(0), tmp_path / "net.safetensors", {})
     (tmp_path / "other").touch()
-    assert path.stat().st_mode == path.with_suffix(".json").stat().st_mode == (tmp_path / "other").stat().st_mode
+    assert (
+        path.stat().st_mode
+        == path.with_suffix(".json").stat().st_mode
+        == (tmp_path / "other").stat().st_mode
+    )
 
 
 def test_network_file_is_whole_or_not_there(tmp_path, monkeypatch):
     path = save_network(small(0), tmp_path / "net.safetensors", {"run": 1})
 
     def full(self, content):
-        with open(self, "wb") as file: file.write(content[:9])
+        with open(self, "wb") as file:
+            file.write(content[:9])
         raise OSError("disk full")
+
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="disk full"):
         save_network(small(1), path, {"run": 2})
@@ -476,6 +670,7 @@ def test_unreadable_network_files(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------ prediction
+
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 10, 16])
 def test_predict_counts_the_last_batch(batch_size):

@@ -1,4 +1,5 @@
 """U-Net from zero: sizes, weights, what each score sees, equality with references, and the skip experiment."""
+
 import matplotlib
 import numpy as np
 import pytest
@@ -10,40 +11,103 @@ from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from cloudlearn.learning import seeded, start_weights
 from cloudlearn.masks import dilate
 from cloudlearn.scores import dice
-from cloudlearn.learning import seeded, start_weights
-from cloudlearn.unet import (SKIP_ARMS, UNet, Up, _cell_scores, boundary_distance, cell_batch, cell_scene, check_side, crop, feature_maps,
-                             input_gradient, receptive_field, show_unet, skip_experiment, train_plain, unet_plan)
+from cloudlearn.unet import (
+    SKIP_ARMS,
+    UNet,
+    Up,
+    _cell_scores,
+    boundary_distance,
+    cell_batch,
+    cell_scene,
+    check_side,
+    crop,
+    feature_maps,
+    input_gradient,
+    receptive_field,
+    show_unet,
+    skip_experiment,
+    train_plain,
+    unet_plan,
+)
 
 matplotlib.use("Agg")
-PAPER = [570, 568, 284, 282, 280, 140, 138, 136, 68, 66, 64, 32, 30, 28, 56, 54, 52, 104, 102, 100, 200, 198, 196, 392, 390, 388, 388]
+PAPER = [
+    570,
+    568,
+    284,
+    282,
+    280,
+    140,
+    138,
+    136,
+    68,
+    66,
+    64,
+    32,
+    30,
+    28,
+    56,
+    54,
+    52,
+    104,
+    102,
+    100,
+    200,
+    198,
+    196,
+    392,
+    390,
+    388,
+    388,
+]
 
 
 def make(seed, *args, **kwargs):
-    with seeded(seed): return UNet(*args, **kwargs)
+    with seeded(seed):
+        return UNet(*args, **kwargs)
 
 
 def test_paper():
-    with torch.device("meta"): network, picture = UNet(), torch.zeros(1, 1, 572, 572)
+    with torch.device("meta"):
+        network, picture = UNet(), torch.zeros(1, 1, 572, 572)
     assert network(picture).shape == (1, 2, 388, 388)
-    assert sum(p.numel() for p in network.parameters()) == 31_030_658 == unet_plan().parameters.sum()
+    assert (
+        sum(p.numel() for p in network.parameters()) == 31_030_658 == unet_plan().parameters.sum()
+    )
     assert unet_plan().side.tolist() == PAPER
     assert [m.shape[2] for m in feature_maps(network, picture).values()] == PAPER
 
 
-@pytest.mark.parametrize("settings", [dict(side=188), dict(side=84, in_channels=3, classes=4, base=3, depth=2), dict(side=36, depth=1, base=2, norm=True),
-                                      dict(side=64, in_channels=3, classes=4, base=4, padded=True, norm=True), dict(side=48, base=5, depth=3, padded=True)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(side=188),
+        dict(side=84, in_channels=3, classes=4, base=3, depth=2),
+        dict(side=36, depth=1, base=2, norm=True),
+        dict(side=64, in_channels=3, classes=4, base=4, padded=True, norm=True),
+        dict(side=48, base=5, depth=3, padded=True),
+    ],
+)
 def test_plan_is_the_network(settings):
     plan = unet_plan(**settings)
     side = settings.pop("side")
-    with torch.device("meta"): network, picture = UNet(**settings), torch.zeros(1, settings.get("in_channels", 1), side, side)
+    with torch.device("meta"):
+        network, picture = (
+            UNet(**settings),
+            torch.zeros(1, settings.get("in_channels", 1), side, side),
+        )
     network.eval()
     assert plan.parameters.sum() == sum(p.numel() for p in network.parameters())
     maps = feature_maps(network, picture)
     assert list(maps) == [f"{row.path} {row.level} {row.layer}" for row in plan.itertuples()]
-    assert [tuple(m.shape[1:]) for m in maps.values()] == list(zip(plan.channels, plan.side, plan.side))
-    with FlopCounterMode(display=False) as counter: network(picture)
+    assert [tuple(m.shape[1:]) for m in maps.values()] == list(
+        zip(plan.channels, plan.side, plan.side)
+    )
+    with FlopCounterMode(display=False) as counter:
+        network(picture)
     assert counter.get_total_flops() == 2 * plan.multiplications.sum()
 
 
@@ -51,11 +115,15 @@ def test_plan_is_the_network(settings):
 def test_forward_step_by_step(seed):
     "Against plain torch functions, in the paper's order."
     network = make(seed, 2, 3, base=4, depth=2).double()
-    x = torch.randn(2, 2, 52, 60, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    x = torch.randn(
+        2, 2, 52, 60, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
 
     def double(x, block):
-        for conv in (block[0], block[2]): x = F.relu(F.conv2d(x, conv.weight, conv.bias))
+        for conv in (block[0], block[2]):
+            x = F.relu(F.conv2d(x, conv.weight, conv.bias))
         return x
+
     a = double(x, network.down[0])
     b = double(F.max_pool2d(a, 2), network.down[1])
     deep = double(F.max_pool2d(b, 2), network.down[2])
@@ -79,24 +147,37 @@ def test_check_side(depth):
     first, step = {1: 18, 2: 44, 3: 92, 4: 188}[depth], 2**depth
     good = set(range(first, 700, step))
     for side in range(1, 650):
-        if side in good: check_side(side, depth)
+        if side in good:
+            check_side(side, depth)
         else:
-            with pytest.raises(ValueError) as error: check_side(side, depth)
+            with pytest.raises(ValueError) as error:
+                check_side(side, depth)
             above = min(n for n in good if n > side)
             assert f"{above}, or padded=True" in str(error.value)
-            if side > first: assert f"take {above - step} or {above}" in str(error.value)
+            if side > first:
+                assert f"take {above - step} or {above}" in str(error.value)
     network = UNet(base=1, depth=depth)
-    assert network(torch.zeros(1, 1, first, first + step)).shape[2:] == (unet_plan(first, depth=depth).side.iloc[-1], unet_plan(first + step, depth=depth).side.iloc[-1])
+    assert network(torch.zeros(1, 1, first, first + step)).shape[2:] == (
+        unet_plan(first, depth=depth).side.iloc[-1],
+        unet_plan(first + step, depth=depth).side.iloc[-1],
+    )
 
 
 def test_bad_input_in_words():
-    with pytest.raises(ValueError, match="492 or 508"): UNet(base=1)(torch.zeros(1, 1, 572, 500))
-    with pytest.raises(ValueError, match="492 or 508"): unet_plan(500)
-    with pytest.raises(ValueError, match="expected float pictures"): UNet(base=1, padded=True)(torch.zeros(1, 1, 32, 32, dtype=torch.uint8))
-    with pytest.raises(ValueError, match=r"\(B, 3, H, W\)"): UNet(3, base=1, padded=True)(torch.zeros(1, 1, 32, 32))
-    with pytest.raises(ValueError, match="levels 0 to depth - 1"): UNet(base=1, depth=3, skips=(3,))
-    with pytest.raises(ValueError, match="depth from 1"): UNet(base=1, depth=0)
-    with pytest.raises(ValueError, match="larger"): crop(torch.zeros(4, 4), (5, 4))
+    with pytest.raises(ValueError, match="492 or 508"):
+        UNet(base=1)(torch.zeros(1, 1, 572, 500))
+    with pytest.raises(ValueError, match="492 or 508"):
+        unet_plan(500)
+    with pytest.raises(ValueError, match="expected float pictures"):
+        UNet(base=1, padded=True)(torch.zeros(1, 1, 32, 32, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"\(B, 3, H, W\)"):
+        UNet(3, base=1, padded=True)(torch.zeros(1, 1, 32, 32))
+    with pytest.raises(ValueError, match="levels 0 to depth - 1"):
+        UNet(base=1, depth=3, skips=(3,))
+    with pytest.raises(ValueError, match="depth from 1"):
+        UNet(base=1, depth=0)
+    with pytest.raises(ValueError, match="larger"):
+        crop(torch.zeros(4, 4), (5, 4))
 
 
 @pytest.mark.parametrize("padded, side", [(False, 52), (True, 40)])
@@ -108,7 +189,7 @@ def test_receptive_field_by_nan(padded, side, depth):
         x = torch.rand(1, 1, side, side)
         x[..., row, :] = np.nan
         seen.append(network(x)[0, 0].isnan().any(1))
-    seen = torch.stack(seen)                       # picture row, score row
+    seen = torch.stack(seen)  # picture row, score row
     for score in range(seen.shape[1]):
         rows = seen[:, score].nonzero()[:, 0].tolist()
         first, last = receptive_field(score, depth, padded)
@@ -118,8 +199,9 @@ def test_receptive_field_by_nan(padded, side, depth):
 @pytest.mark.parametrize("pixel", [(0, 0), (3, 4), (17, 31)])
 def test_gradient_stays_in_the_field(pixel):
     network = make(1, base=2)
-    network.pool = nn.AvgPool2d(2)                  # a maximum listens to one of its four
-    for p in network.parameters(): p.data.abs_()   # and a ReLU that is off, to nothing
+    network.pool = nn.AvgPool2d(2)  # a maximum listens to one of its four
+    for p in network.parameters():
+        p.data.abs_()  # and a ReLU that is off, to nothing
     heard = input_gradient(network, (1, 220, 220), pixel, draws=1)
     for axis, n in enumerate(pixel):
         where = np.flatnonzero(heard.any(1 - axis))
@@ -128,41 +210,61 @@ def test_gradient_stays_in_the_field(pixel):
 
 def test_skips():
     x = torch.randn(1, 1, 48, 48, generator=torch.Generator().manual_seed(0))
-    networks = {arm: make(3, 1, 1, base=4, padded=True, skips=levels).eval() for arm, levels in SKIP_ARMS.items()}
+    networks = {
+        arm: make(3, 1, 1, base=4, padded=True, skips=levels).eval()
+        for arm, levels in SKIP_ARMS.items()
+    }
     states = [network.state_dict() for network in networks.values()]
-    assert all(torch.equal(state[key], states[0][key]) for state in states for key in states[0])      # one start for all arms
+    assert all(
+        torch.equal(state[key], states[0][key]) for state in states for key in states[0]
+    )  # one start for all arms
     outputs = torch.cat([network(x) for network in networks.values()])
-    assert len(torch.unique(outputs.flatten(1), dim=0)) == len(SKIP_ARMS)                             # and seven different answers
+    assert len(torch.unique(outputs.flatten(1), dim=0)) == len(
+        SKIP_ARMS
+    )  # and seven different answers
 
 
 @pytest.mark.parametrize("level", range(4))
 def test_a_skip_hands_over_its_own_level(level):
     "The gradient of the scores reaches the skip half of a level's first convolution only where the skip is open."
     network = make(0, 1, 1, base=2, padded=True, skips=(level,))
-    network(torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(1))).square().sum().backward()
+    network(
+        torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    ).square().sum().backward()
     for at, block in zip((3, 2, 1, 0), network.up):
         weight = block.convs[0].weight
-        skip_half = weight.grad[:, weight.shape[1] // 2:]
+        skip_half = weight.grad[:, weight.shape[1] // 2 :]
         assert (skip_half.abs().sum() > 0) == (at == level)
 
 
 @pytest.mark.parametrize("norm", [False, True])
 def test_gradient_reaches_every_weight(norm):
     network = make(2, 3, 2, base=4, depth=3, padded=True, norm=norm)
-    network(torch.randn(2, 3, 40, 33, generator=torch.Generator().manual_seed(0))).square().sum().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for name, p in network.named_parameters())
+    network(
+        torch.randn(2, 3, 40, 33, generator=torch.Generator().manual_seed(0))
+    ).square().sum().backward()
+    assert all(
+        p.grad is not None and p.grad.abs().sum() > 0 for name, p in network.named_parameters()
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_start_weights(seed):
     network = make(seed, base=16, depth=3)
     for layer in network.modules():
-        if isinstance(layer, nn.ConvTranspose2d): assert layer.weight.std().item() == pytest.approx(layer.in_channels**-0.5, rel=0.1)
-        elif isinstance(layer, nn.Conv2d) and layer.weight.numel() > 1000: assert layer.weight.std().item() == pytest.approx((2 / (9 * layer.in_channels))**0.5, rel=0.1)
-        if getattr(layer, "bias", None) is not None: assert not layer.bias.any()
-    with seeded(seed): start_weights(network)
+        if isinstance(layer, nn.ConvTranspose2d):
+            assert layer.weight.std().item() == pytest.approx(layer.in_channels**-0.5, rel=0.1)
+        elif isinstance(layer, nn.Conv2d) and layer.weight.numel() > 1000:
+            assert layer.weight.std().item() == pytest.approx(
+                (2 / (9 * layer.in_channels)) ** 0.5, rel=0.1
+            )
+        if getattr(layer, "bias", None) is not None:
+            assert not layer.bias.any()
+    with seeded(seed):
+        start_weights(network)
     again = network.scores.weight.clone()
-    with seeded(seed): start_weights(network)
+    with seeded(seed):
+        start_weights(network)
     assert torch.equal(again, network.scores.weight)
 
 
@@ -171,30 +273,51 @@ def test_start_weights(seed):
 def test_crop_is_the_middle(height, width, data):
     shape = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    for where, have, want in ((crop(rows, shape)[:, 0], height, shape[0]), (crop(columns, shape)[0], width, shape[1])):
+    for where, have, want in (
+        (crop(rows, shape)[:, 0], height, shape[0]),
+        (crop(columns, shape)[0], width, shape[1]),
+    ):
         first, after = int(where[0]), have - 1 - int(where[-1])
         assert len(where) == want and after - first in (0, 1)
 
 
-@pytest.mark.parametrize("seed, size", [(0, (32, 48)), (1, (35, 57)), (2, (24, 41)), (3, (9, 8)), (4, (63, 17))])
+@pytest.mark.parametrize(
+    "seed, size", [(0, (32, 48)), (1, (35, 57)), (2, (24, 41)), (3, (9, 8)), (4, (63, 17))]
+)
 def test_equal_to_smp_decoder(seed, size):
     with seeded(seed):
-        library = UnetDecoder(encoder_channels=(3, 8, 12, 16), decoder_channels=(16, 12, 8), n_blocks=3)
-        for p in library.parameters(): nn.init.normal_(p)
-        ours = nn.ModuleList(Up(*channels, padded=True, norm=True, learned=False) for channels in ((16, 12, 16), (16, 8, 12), (12, 0, 8)))
-        features = [torch.randn(2, n, *(-(-side // 2**level) for side in size)) for level, n in enumerate((3, 8, 12, 16))]
+        library = UnetDecoder(
+            encoder_channels=(3, 8, 12, 16), decoder_channels=(16, 12, 8), n_blocks=3
+        )
+        for p in library.parameters():
+            nn.init.normal_(p)
+        ours = nn.ModuleList(
+            Up(*channels, padded=True, norm=True, learned=False)
+            for channels in ((16, 12, 16), (16, 8, 12), (12, 0, 8))
+        )
+        features = [
+            torch.randn(2, n, *(-(-side // 2**level) for side in size))
+            for level, n in enumerate((3, 8, 12, 16))
+        ]
     ours.load_state_dict(dict(zip(ours.state_dict(), library.state_dict().values(), strict=True)))
     for mode in (True, False):
         deep = features[-1]
-        for block, skip in zip(ours.train(mode), [features[2], features[1], features[0][:, :0]]): deep = block(deep, skip)
+        for block, skip in zip(ours.train(mode), [features[2], features[1], features[0][:, :0]]):
+            deep = block(deep, skip)
         torch.testing.assert_close(deep, library.train(mode)(features), rtol=1e-4, atol=1e-4)
 
 
 def rim(mask):
     "The outline, pixel by pixel."
     height, width = mask.shape
-    return [(r, c) for r, c in zip(*np.nonzero(mask))
-            if any(0 <= y < height and 0 <= x < width and not mask[y, x] for y, x in ((r - 1, c), (r + 1, c), (r, c - 1), (r, c + 1)))]
+    return [
+        (r, c)
+        for r, c in zip(*np.nonzero(mask))
+        if any(
+            0 <= y < height and 0 <= x < width and not mask[y, x]
+            for y, x in ((r - 1, c), (r + 1, c), (r, c - 1), (r, c + 1))
+        )
+    ]
 
 
 @given(seed=st.integers(0, 2**20), height=st.integers(2, 12), width=st.integers(2, 12))
@@ -208,8 +331,10 @@ def test_boundary_distance_by_force(seed, height, width):
     if a and b:
         far = np.hypot(*(np.array(a)[:, None] - np.array(b)[None]).transpose(2, 0, 1))
         assert found == pytest.approx((far.min(1).mean() + far.min(0).mean()) / 2, abs=1e-4)
-    elif a or b: assert found == pytest.approx(np.hypot(height, width))
-    else: assert np.isnan(found)
+    elif a or b:
+        assert found == pytest.approx(np.hypot(height, width))
+    else:
+        assert np.isnan(found)
 
 
 def test_boundary_distance_of_half_planes():
@@ -221,7 +346,11 @@ def test_boundary_distance_of_half_planes():
 def test_cell_scene(seed):
     scene, again = cell_scene(seed), cell_scene(seed)
     assert all(np.array_equal(a, b) for a, b in zip(scene, again))
-    assert scene.picture.dtype == np.uint8 and scene.mask.dtype == bool and scene.picture.shape == scene.mask.shape == scene.cells.shape == (64, 64)
+    assert (
+        scene.picture.dtype == np.uint8
+        and scene.mask.dtype == bool
+        and scene.picture.shape == scene.mask.shape == scene.cells.shape == (64, 64)
+    )
     kinds = [set(scene.mask[scene.cells == n].tolist()) for n in range(1, scene.cells.max() + 1)]
     assert kinds[0] == {True} and kinds[1] == {False} and all(len(kind) == 1 for kind in kinds)
     assert not scene.mask[scene.cells == 0].any()
@@ -237,7 +366,11 @@ def test_cell_scores_by_hand():
     wanted = len(set(scene.cells[scene.mask]))
     assert everything["right"] == pytest.approx(wanted / number) and everything["distance"] == 0
     nothing = _cell_scores(np.zeros_like(scene.mask), scene)
-    assert nothing["dice"] == 0 and nothing["right"] == pytest.approx(1 - wanted / number) and np.isnan(nothing["distance"])
+    assert (
+        nothing["dice"] == 0
+        and nothing["right"] == pytest.approx(1 - wanted / number)
+        and np.isnan(nothing["distance"])
+    )
     grown = _cell_scores(dilate(scene.mask, 2), scene)
     assert 1 < grown["distance"] < 3 and grown["right"] == 1
 
@@ -249,7 +382,8 @@ def test_train_plain_learns_and_repeats():
         network = make(0, 1, 1, base=4, depth=2, padded=True, norm=True)
         runs.append(train_plain(network, pictures, targets, steps=40, batch=2, rate=0.01))
     assert runs[0] == runs[1] and len(runs[0]) == 40 and not network.training
-    with torch.inference_mode(): masks = (network(pictures) > 0).numpy()
+    with torch.inference_mode():
+        masks = (network(pictures) > 0).numpy()
     assert dice(masks, targets.numpy() > 0).mean() > 0.8
 
 
@@ -258,11 +392,19 @@ def test_skip_experiment():
     setting = dict(seeds=(0, 1), arms=("all", "none"), train=8, test=3, steps=2, base=1)
     table = skip_experiment(**setting)
     assert torch.equal(state, torch.get_rng_state())
-    assert list(table) == ["seed", "arm", "class", "picture", "dice", "right", "distance"] and len(table) == 2 * 2 * 3
+    assert (
+        list(table) == ["seed", "arm", "class", "picture", "dice", "right", "distance"]
+        and len(table) == 2 * 2 * 3
+    )
     assert not table.duplicated(["seed", "arm", "picture"]).any()
     assert table.equals(skip_experiment(**setting))
-    assert table[table.seed == 1].reset_index(drop=True).equals(skip_experiment(**{**setting, "seeds": (1,)}))
-    with pytest.raises(ValueError, match="unknown arm 'only 9'"): skip_experiment(arms=("only 9",))
+    assert (
+        table[table.seed == 1]
+        .reset_index(drop=True)
+        .equals(skip_experiment(**{**setting, "seeds": (1,)}))
+    )
+    with pytest.raises(ValueError, match="unknown arm 'only 9'"):
+        skip_experiment(arms=("only 9",))
 
 
 def test_show_unet():

