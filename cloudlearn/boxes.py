@@ -15,8 +15,18 @@ from typing import NamedTuple
 import numpy as np
 
 from .learning import seeded, train_steps
-from .tasks import (KINDS, PanelScene, average_precision, box_iou, box_masks, mask_boxes,
-                              mask_iou, mask_things, panel_scene)
+from .scores import THRESHOLDS, best_threshold, dice
+from cloudlearn.tasks import (
+    PANEL_KINDS,
+    PanelScene,
+    average_precision,
+    box_iou,
+    box_masks,
+    mask_boxes,
+    mask_iou,
+    mask_things,
+    panel_scene,
+)
 
 # %% ../nbs/13_boxes_or_pixels.ipynb #e25c4661
 def _body(width: int = 32) -> "torch.nn.Sequential":
@@ -35,15 +45,15 @@ def _body(width: int = 32) -> "torch.nn.Sequential":
 def tiny_detector(seed: int = 0,               # of the random weights
                   side: int = 64,              # of the pictures it will see, pixels
                   ) -> "torch.nn.Module":      # a list of pictures to boxes, labels and scores
-    "torchvision's FCOS (Tian et al. 2019) on five convolutions; labels are places in KINDS."
+    "torchvision's FCOS (Tian et al. 2019) on five convolutions; labels are places in PANEL_KINDS."
     from torchvision.models.detection import FCOS
     from torchvision.models.detection.anchor_utils import AnchorGenerator
     from torchvision.models.detection.fcos import FCOSHead
     with seeded(seed):
         body = _body()
-        head = FCOSHead(body.out_channels, 1, len(KINDS), num_convs=0)
+        head = FCOSHead(body.out_channels, 1, len(PANEL_KINDS), num_convs=0)
         anchors = AnchorGenerator(((4,),), ((1.0,),))
-        return FCOS(body, len(KINDS), min_size=side, max_size=side, image_mean=[0.0] * 3,
+        return FCOS(body, len(PANEL_KINDS), min_size=side, max_size=side, image_mean=[0.0] * 3,
                     image_std=[1.0] * 3, anchor_generator=anchors, head=head, score_thresh=0.05)
 
 def tiny_segmenter(seed: int = 0,               # of the random weights
@@ -52,7 +62,7 @@ def tiny_segmenter(seed: int = 0,               # of the random weights
     from torch import nn
     with seeded(seed):
         body = _body()
-        scores = nn.Conv2d(body.out_channels, 16 * len(KINDS), 1)
+        scores = nn.Conv2d(body.out_channels, 16 * len(PANEL_KINDS), 1)
     nn.init.constant_(scores.bias, -2.0)      # most pixels are sound: start from a likely no
     return nn.Sequential(body, scores, nn.PixelShuffle(4))
 
@@ -87,7 +97,7 @@ def class_masks(scene: PanelScene,    # or an Answer: anything with kinds and th
                 ) -> np.ndarray:      # (kinds, H, W) bool
     "All things of a kind laid together: from instances to classes."
     kinds = np.asarray(scene.kinds)
-    return np.array([scene.things[kinds == kind].any(axis=0) for kind in range(len(KINDS))])
+    return np.array([scene.things[kinds == kind].any(axis=0) for kind in range(len(PANEL_KINDS))])
 
 RARE = (3.0, 10.0)    # how much a pixel that is dent, or scratch, counts against one that is not
 
@@ -114,7 +124,7 @@ def train_tiny_segmenter(network: "torch.nn.Module",      # of `tiny_segmenter`
 # %% ../nbs/13_boxes_or_pixels.ipynb #bbfcab33
 class Answer(NamedTuple):
     "Things in a picture, found or true."
-    kinds: np.ndarray     # (N,) int, places in KINDS
+    kinds: np.ndarray     # (N,) int, places in PANEL_KINDS
     scores: np.ndarray    # (N,) 0 to 1
     boxes: np.ndarray     # (N, 4) float: x0, y0, x1, y1 in pixel edges
     things: np.ndarray    # (N, H, W) bool
@@ -175,11 +185,6 @@ def answer_scenes(detector: "torch.nn.Module",     # of `tiny_detector`
     return {"boxes": boxes, "pixels": pixel_answers(maps), "both": joined_answers(boxes, maps)}
 
 # %% ../nbs/13_boxes_or_pixels.ipynb #01f95364
-def _dice(pred: np.ndarray, true: np.ndarray) -> float:
-    "Twice the shared pixels over the sum of both sizes; 1 if both are empty."
-    if not (pred.any() or true.any()): return 1.0
-    return 2 * (pred & true).sum() / (pred.sum() + true.sum())
-
 def _pick(answer: Answer, kind: int, cut: float = 0.0) -> Answer:
     "The things of one kind with a score from `cut` on."
     chosen = (answer.kinds == kind) & (answer.scores >= cut)
@@ -193,13 +198,12 @@ def _off(found: Sequence[Answer], true: Sequence[Answer], kind: int, cut: float)
 
 def choose_cuts(found: Sequence[Answer],    # for validation pictures
                 true: Sequence[Answer],     # for the same pictures
-                ) -> np.ndarray:            # (kinds,) scores, each a twentieth
-    "For each kind the score from which on a thing is believed: the lowest that counts best."
-    cuts = np.arange(1, 20) / 20
+                ) -> np.ndarray:            # (kinds,) scores, of the grid `THRESHOLDS`
+    "For each kind the score from which on a thing is believed: the one that counts best."
     chosen = []
-    for kind in range(len(KINDS)):
-        misses = [_off(found, true, kind, cut).mean() for cut in cuts]
-        chosen.append(cuts[np.argmin(misses)])
+    for kind in range(len(PANEL_KINDS)):
+        misses = np.array([_off(found, true, kind, cut).mean() for cut in THRESHOLDS])
+        chosen.append(best_threshold(-misses))
     return np.array(chosen)
 
 def score_answers(found: Sequence[Answer],    # one per picture
@@ -208,14 +212,14 @@ def score_answers(found: Sequence[Answer],    # one per picture
                   ) -> list[dict]:            # a row per kind: class and five measures
     "Every answer by the measure of its own question."
     rows = []
-    for kind, (name, cut) in enumerate(zip(KINDS, cuts)):
+    for kind, (name, cut) in enumerate(zip(PANEL_KINDS, cuts)):
         every = [_pick(answer, kind) for answer in found]
         sure = [_pick(answer, kind, cut) for answer in found]
         real = [_pick(answer, kind) for answer in true]
         scores = [answer.scores for answer in every]
         right = [bool(len(s.kinds)) == bool(len(r.kinds)) for s, r in zip(sure, real)]
         shown = [(s, r) for s, r in zip(sure, real) if len(r.kinds)]
-        dices = [_dice(s.things.any(0), r.things.any(0)) for s, r in shown]
+        dices = [dice(s.things.any(0), r.things.any(0)) for s, r in shown]
         box_ious = [box_iou(a.boxes, r.boxes) for a, r in zip(every, real)]
         mask_ious = [mask_iou(a.things, r.things) for a, r in zip(every, real)]
         rows.append({

@@ -269,7 +269,7 @@ def check(
     "List every fault of the data in DIR, or say what was found."
     with sentences():
         if (folder / "train.csv").exists():
-            from cloudlearn.clouds.data import check_clouds, check_folder
+            from cloudlearn.submissions import check_clouds, check_folder
             _list_faults(check_clouds(folder))
             labels, test = check_folder(folder)
             return typer.echo(f"{folder}: clouds, {len(labels)} labelled pictures, "
@@ -294,11 +294,13 @@ def find_experiment(name: str,        # as typed
                     ) -> Callable:    # takes seeds=(...), returns a table with the column seed
     "The function of an experiment; what it needs loads slowly, so it is imported when wanted."
     from functools import partial
+
     from cloudlearn import boxes, deeplab, tiles, unet, windows
-    from cloudlearn.cars import clusters, dilation, overlap, rescue, run as car_run, segment
+    from cloudlearn.cars import clusters, dilation, overlap, rescue, segment
+    from cloudlearn.cars import run as car_run
     from cloudlearn.clouds import run as cloud_run
     from cloudlearn.xray import imbalance
-    with_unet = partial(windows.windows_experiment, unet=unet.UNet)     # lesson 05 stands before 06
+    with_unet = partial(windows.windows_experiment, unet=unet.PaddedUNet)   # 05 comes before 06
     with_unet.__module__ = windows.windows_experiment.__module__
     with_unet.__name__ = windows.windows_experiment.__name__
     known = {

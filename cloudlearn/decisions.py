@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from .masks import remove_small
+from .scores import best_threshold
 
 # %% ../nbs/11_decisions.ipynb #f7f92bc9
 def _presence(true, prob):
@@ -95,6 +96,7 @@ def show_pr_curve(true: np.ndarray,   # (N,) bool: the class is in the picture
                   ) -> "plt.Axes":    # the axes drawn on
     "Draw the precision-recall curve of one class and mark the chosen thresholds on it."
     import matplotlib.pyplot as plt
+
     from cloudlearn.masks import COLOURS
     if ax is None: ax = plt.subplots(figsize=(4, 3))[1]
     precision, recall, _ = pr_curve(true, prob)
@@ -214,10 +216,11 @@ def best_threshold_area(table: np.ndarray,        # (T, A) mean Dice
                         thresholds: np.ndarray,   # (T,) as searched
                         areas: np.ndarray,        # (A,) as searched
                         ) -> tuple[float, int]:   # threshold and minimum area of the best cell
-    "The cell with the best mean Dice; of equal cells the first, row by row."
+    "The cell with the best mean Dice; of equals the threshold nearest to 0.5, the smallest area."
     table = np.asarray(table)
     if table.shape != (len(thresholds), len(areas)) or np.isnan(table).any():
         raise ValueError(f"table {table.shape} must hold a number for each of "
                          f"{len(thresholds)} thresholds and {len(areas)} areas")
-    row, column = np.unravel_index(table.argmax(), table.shape)
-    return float(thresholds[row]), int(areas[column])
+    threshold = best_threshold(table.max(axis=1), thresholds)
+    row = np.asarray(thresholds).tolist().index(threshold)
+    return threshold, int(areas[table[row].argmax()])

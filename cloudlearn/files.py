@@ -153,20 +153,35 @@ def _groups(presence: np.ndarray,  # (N, C) bool
 
 
 def split_pictures(presence: np.ndarray,  # (N, C) bool: which classes are in which picture
-                   share: float = 0.2,    # of the pictures in the second part, in (0, 1)
+                   share: float = 0.2,    # of pictures, or groups, in the second part, in (0, 1)
                    seed: int = 0,         # another seed, another split
+                   groups: Sequence | None = None,   # (N,) whose picture it is; None: each its own
                    ) -> tuple[np.ndarray, np.ndarray]:  # indices of both parts, each ascending
-    "Split by picture, keeping the combinations of classes in proportion (the rarest are pooled)."
+    """Split by picture, or by group, keeping the combinations of classes in proportion.
+
+    The rarest combinations are pooled. What belongs to one group stays together.
+    """
     presence = np.asarray(presence, dtype=bool)
+    if groups is not None: return _split_groups(presence, share, seed, groups)
     second = int(round(share * len(presence)))
     if not 0 < second < len(presence):
         raise ValueError(f"{len(presence)} pictures cannot be split at a share of {share}: "
                          "one part would be empty; give more pictures or another share.")
-    from sklearn.model_selection import StratifiedShuffleSplit   # slow to import, and few need it
+    from sklearn.model_selection import StratifiedShuffleSplit  # slow to import, and few need it
     group = _groups(presence, min(second, len(presence) - second))
     splitter = StratifiedShuffleSplit(n_splits=1, test_size=second, random_state=seed)
     first, second = next(splitter.split(group, group))
     return np.sort(first), np.sort(second)
+
+
+def _split_groups(presence: np.ndarray, share: float, seed: int, groups: Sequence) -> tuple:
+    "Split the groups, in the order in which they first appear, and then their pictures."
+    number_of = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    number = np.array([number_of[group] for group in groups])
+    shown = np.zeros((len(number_of), presence.shape[1]), bool)
+    np.logical_or.at(shown, number, presence)
+    first, second = split_pictures(shown, share, seed)
+    return np.flatnonzero(np.isin(number, first)), np.flatnonzero(np.isin(number, second))
 
 # %% ../nbs/workshop/files.ipynb #03374b44
 MANIFEST = "manifest.jsonl"

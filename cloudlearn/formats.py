@@ -18,16 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cloudlearn.files import (
-    file_digest,
-    open_picture,
-    picture_shape,
-    read_picture,
-    split_pictures,
-)
+from .files import file_digest, open_picture, picture_shape, read_picture, split_pictures
 from .masks import polygon_mask, resize_mask
 from .samples import Samples
-from .scenes.cars import DAMAGES, SPLITS
+from .scenes.cars import CAR_SPLITS, DAMAGES
 
 # %% ../nbs/workshop/formats.ipynb #cc04ea06
 class CarSample(NamedTuple):
@@ -253,7 +247,7 @@ def _socar(folder: Path, classes: Sequence[str]) -> _Found:
             faults.append(f"{folder}: there is no class folder {name}; add it, "
                           "or name only the classes that are there.")
             continue
-        for split in SPLITS:
+        for split in CAR_SPLITS:
             pairs, more = _pairs(folder / name / split)
             rows += [(name, split, picture, mask) for picture, mask in pairs]
             faults += more
@@ -543,7 +537,7 @@ def _leaks(photos: list[_Photo], digests: list[str]) -> tuple[list[_Leak], list[
     "The same bytes in two parts: leaks, to be left out of training, or faults if names agree."
     leaks, faults, first = [], [], {}
     rows = [row for row, photo in enumerate(photos) if photo.split]
-    rows.sort(key=lambda row: (-SPLITS.index(photos[row].split), str(photos[row].picture)))
+    rows.sort(key=lambda row: (-CAR_SPLITS.index(photos[row].split), str(photos[row].picture)))
     for row in rows:
         photo, kept = photos[row], photos[first.setdefault(digests[row], row)]
         if kept.split == photo.split: continue
@@ -575,7 +569,7 @@ def _read_labels(folder: Path, classes: Sequence[str]) -> tuple[str, Path | None
 
 def _in_order(photo: _Photo) -> tuple:
     "Training before validation before test, then by name."
-    part = SPLITS.index(photo.split) if photo.split else 0
+    part = CAR_SPLITS.index(photo.split) if photo.split else 0
     return part, photo.picture.stem, str(photo.picture)
 
 def _survey(folder: Path, classes: Sequence[str]) -> _Survey:
@@ -601,17 +595,17 @@ def _survey(folder: Path, classes: Sequence[str]) -> _Survey:
 
 def _split(samples: list, digests: list[str], seed: int) -> list[CarSample]:
     "Assign 70 / 15 / 15 % of the photos to train, valid and test; copies of one stay together."
-    unique, first = np.unique(digests, return_index=True)
-    first = np.sort(first)                                       # in the order of the samples
-    part = max(1, round(0.15 * len(unique)))
-    labels = [samples[row].labels for row in first]
-    present = np.array([[len(drawn) > 0 for drawn in classes.values()] for classes in labels])
-    rest, test = split_pictures(present, part / len(unique), seed)
-    train, valid = split_pictures(present[rest], part / len(rest), seed)
-    split = {}
+    photos = len(set(digests))
+    part = max(1, round(0.15 * photos))
+    shown = [[len(drawn) > 0 for drawn in sample.labels.values()] for sample in samples]
+    present, digests = np.array(shown), np.array(digests)
+    rest, test = split_pictures(present, part / photos, seed, groups=digests)
+    left = len(set(digests[rest]))
+    train, valid = split_pictures(present[rest], part / left, seed, groups=digests[rest])
+    split = np.empty(len(samples), dtype=object)
     for name, rows in (("train", rest[train]), ("valid", rest[valid]), ("test", test)):
-        split |= {digests[first[row]]: name for row in rows}
-    return [sample._replace(split=split[digest]) for sample, digest in zip(samples, digests)]
+        split[rows] = name
+    return [sample._replace(split=name) for sample, name in zip(samples, split)]
 
 def _shows(sample: CarSample) -> bool:
     "Whether anything is drawn on a photo."

@@ -8,6 +8,7 @@ __all__ = ['COLOURS', 'MAX_PIXELS', 'rle_runs', 'rle_decode', 'rle_encode', 'res
 
 # %% ../nbs/01_masks.ipynb #a060fa4d
 import re
+
 import cv2
 import numpy as np
 

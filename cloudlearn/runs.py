@@ -23,8 +23,14 @@ from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
-from .files import (MANIFEST, MANIFEST_HEAD, file_digest, find_manifest, read_manifest,
-                              write_file)
+from cloudlearn.files import (
+    MANIFEST,
+    MANIFEST_HEAD,
+    file_digest,
+    find_manifest,
+    read_manifest,
+    write_file,
+)
 from .report import write_report
 
 # %% ../nbs/workshop/runs.ipynb #694e54ec

@@ -87,8 +87,9 @@ def padding_experiment(seeds: Sequence[int] = (0, 1, 2),            # scenes, fi
     import pandas as pd
     if unknown := set(arms) - set(PADDING_ARMS):
         raise ValueError(f"unknown arm {min(unknown)!r}: the arms are {', '.join(PADDING_ARMS)}")
-    patch, rows = 45, []
+    patch = 45
     reach = patch // 2
+    rows = []
     for seed in seeds:
         _, scenes, classes = labelled_scenes(seed, train, test, shape)
         pictures, labels = _middle(scenes, cut), _middle(classes, cut)
@@ -99,7 +100,8 @@ def padding_experiment(seeds: Sequence[int] = (0, 1, 2),            # scenes, fi
             train_labels(student, pictures[:train], labels[:train], steps, seed=seed)
             with torch.inference_mode():
                 exact = network.eval()(with_surroundings[train:])
-            for arm in (arm for arm in arms if PADDING_ARMS[arm][0] == trained):
+            for arm in arms:
+                if PADDING_ARMS[arm][0] != trained: continue
                 with torch.inference_mode():
                     found = padded(network, PADDING_ARMS[arm][1], reach)(pictures[train:])
                 for n in range(test):
@@ -118,7 +120,8 @@ def _asker(network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     "Asks the network on its own device, in its own precision: (1, C, h, w) to (classes, h', w')."
     weight = next(network.parameters(), torch.zeros(0))
     def ask(x):
-        with torch.inference_mode(): scores = network(x.to(weight.device, weight.dtype))
+        with torch.inference_mode():
+            scores = network(x.to(weight.device, weight.dtype))
         if scores.ndim != 4:
             raise ValueError(f"the network answers with {tuple(scores.shape)} instead of "
                              "(1, classes, h, w): `fully_convolutional` mends a patch classifier")
@@ -129,7 +132,8 @@ def _first_side(ask: Callable, noise: torch.Tensor, side: int) -> tuple[int, int
     "The first side from `side` that the network takes, and what it takes off each edge."
     trouble = "it does not answer with one score per pixel"
     for n in range(side, side + 64):
-        try: height, width = ask(noise[..., :n, :n + 64]).shape[1:]
+        try:
+            height, width = ask(noise[..., :n, :n + 64]).shape[1:]
         except (ValueError, RuntimeError) as error:
             trouble = " ".join(str(error).split())
             continue
@@ -150,8 +154,10 @@ def _reach(ask: Callable, noise: torch.Tensor, side: int, margin: int) -> int | 
                              "give view=View(stride, reach, context)")
         if not dry.any(): return None
         for line in (dry.any(1), dry.any(0)):
-            if turned: line = line.flip(0)
-            far.append(int(line.nonzero()[0, 0]) + margin - 64)
+            if turned:
+                line = line.flip(0)
+            first_dry = int(line.nonzero()[0, 0])
+            far.append(first_dry + margin - 64)
     return max(far)
 
 def _stride(ask: Callable, noise: torch.Tensor, side: int, trim: int) -> int | None:
@@ -176,7 +182,8 @@ def measure_view(network: nn.Module,      # (1, channels, h, w) to (1, classes, 
                  limit: int = 1024,       # largest side of the windows to try
                  ) -> View:               # stride, reach and context
     "Measure what a network sees and how its grid lies, by asking it, not by reading its layers."
-    was_training, ask = network.training, _asker(network.eval())
+    was_training = network.training
+    ask = _asker(network.eval())
     try:
         for side in (2**n for n in range(7, 20) if 2**n <= limit):
             generator = torch.Generator().manual_seed(0)
@@ -191,7 +198,8 @@ def measure_view(network: nn.Module,      # (1, channels, h, w) to (1, classes, 
                 on_grid = margin or context % stride == 0
                 if on_grid and (2 * context - side) % stride == 0:
                     return View(stride, reach, context)
-    finally: network.train(was_training)
+    finally:
+        network.train(was_training)
     raise ValueError(f"in windows of up to {limit} pixels no score is sure: each depends on pixels "
                      "far away, or changes when the picture is shifted. No tile is exact. "
                      "Give view=View(stride, reach, context) to say what you settle for, "
@@ -290,7 +298,8 @@ def _tiles(network: nn.Module, picture: np.ndarray, tile: int, *, stride: int, c
     height, width = picture.shape[:2]
     high, wide = (_tile_side(side, tile, stride) for side in (height, width))
     shape = (high + 2 * context, wide + 2 * context)
-    was_training, ask = network.training, _asker(network.eval())
+    was_training = network.training
+    ask = _asker(network.eval())
     try:
         for top, left in product(range(0, height, high), range(0, width, wide)):
             window = BORDERS[border](picture, (top - context, left - context), shape)
@@ -304,7 +313,8 @@ def _tiles(network: nn.Module, picture: np.ndarray, tile: int, *, stride: int, c
             part = scores[:, cut:cut + rows.stop - top, cut:cut + columns.stop - left]
             exact = torch.float64 if part.dtype == torch.float64 else torch.float32
             yield rows, columns, part.to("cpu", exact).numpy()
-    finally: network.train(was_training)
+    finally:
+        network.train(was_training)
 
 def predict(network: nn.Module,             # as in `each_tile`
             picture: np.ndarray,            # as in `each_tile`: any height and width

@@ -19,7 +19,7 @@ from torch import nn
 
 from .learning import seeded, train_steps
 from .masks import dilate
-from .scenes.clouds import CLOUDS, Scene, cloud_scene
+from .scenes.clouds import CLOUD_CLASSES, Scene, cloud_scene
 
 # %% ../nbs/05_windows.ipynb #020c0943
 WINDOWS = {9: 1, 21: 2, 45: 3, 93: 4}   # side of a patch -> how often its network halves it
@@ -38,7 +38,8 @@ def patch_network(patch: int = 21,      # side of the patches in pixels: 9, 21, 
     layers = []
     def convolve(n, side):
         layers.append(nn.Conv2d(channels, n, side, bias=not norm))
-        if norm: layers.append(nn.BatchNorm2d(n))
+        if norm:
+            layers.append(nn.BatchNorm2d(n))
         layers.append(nn.ReLU())
         return n
     for level in range(WINDOWS[patch]):
@@ -69,12 +70,15 @@ def multiplications(network: nn.Module,       # of convolutions and linear layer
                     ) -> "pd.DataFrame":      # per layer: layer, weights, places, multiplications
     "The multiplications for one picture: weights times the places where they are used, by layer."
     import pandas as pd
-    rows, copy = [], deepcopy(network).to("meta").eval()    # meta: nothing is computed
+    copy = deepcopy(network).to("meta").eval()    # meta: nothing is computed
+    rows = []
     def note(layer, given, result):
-        weights, places = layer.weight.numel(), result[0].numel() // result.shape[1]
+        weights = layer.weight.numel()
+        places = result[0].numel() // result.shape[1]
         rows.append((type(layer).__name__, weights, places, weights * places))
     for layer in copy.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)): layer.register_forward_hook(note)
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            layer.register_forward_hook(note)
     copy(torch.zeros(1, *shape, device="meta"))
     return pd.DataFrame(rows, columns=["layer", "weights", "places", "multiplications"])
 
@@ -82,7 +86,9 @@ def multiplications(network: nn.Module,       # of convolutions and linear layer
 def fully_convolutional(network: nn.Sequential,   # unpadded convolutions, pooling, Flatten, Linear
                         ) -> nn.Sequential:       # (N, C, H, W) to (N, classes, h, w)
     "The same weights for whole pictures: pooling moves by one, what follows it is spread out."
-    layers, spread, channels = [], 1, None
+    layers = []
+    spread = 1
+    channels = None
     for layer in network:
         if isinstance(layer, nn.Flatten): continue
         if isinstance(layer, nn.Conv2d):
@@ -123,7 +129,7 @@ def _spread_linear(layer: nn.Linear, channels: int, spread: int) -> nn.Conv2d:
 
 # %% ../nbs/05_windows.ipynb #8f248c06
 def scene_labels(scene: Scene,    # with its truth
-                 ) -> np.ndarray: # (H, W) int64: 0 none, 1 to 4 as in CLOUDS, -1 in the swath
+                 ) -> np.ndarray: # (H, W) int64: 0 none, 1 to 4 the kinds of cloud, -1 in the swath
     "The class of every pixel of a scene."
     return np.where(scene.swath, -1, np.einsum("chw,c->hw", scene.truth, np.arange(1, 5)))
 
@@ -154,7 +160,7 @@ def region_scores(pred: np.ndarray,    # (H, W) int, as of `scene_labels`
                   ) -> list[dict]:     # per region of 50 pixels or more: its scores
     "Each region: is it recognised, how much of its inside, and how far off is its outline?"
     rows = []
-    for label, name in enumerate(CLOUDS, 1):
+    for label, name in enumerate(CLOUD_CLASSES, 1):
         count, numbers = cv2.connectedComponents(scene.truth[label - 1].view(np.uint8))
         for number in range(1, count):
             region = numbers == number
@@ -211,18 +217,18 @@ def seeded_patch_network(seed: int,            # of the first weights
                          ) -> nn.Sequential:   # (N, 3, H, W) to scores (N, 5, h, w)
     "A patch classifier for whole pictures, not yet padded; torch's own random numbers stay."
     with seeded(seed):
-        network = patch_network(patch, len(CLOUDS) + 1, WINDOW_ARMS[str(patch)], norm=True)
+        network = patch_network(patch, len(CLOUD_CLASSES) + 1, WINDOW_ARMS[str(patch)], norm=True)
         return fully_convolutional(network)
 
 def window_arm(arm: str,                       # a name of WINDOW_ARMS
                seed: int = 0,                  # of the first weights
-               unet: Callable | None = None,   # builds the U-Net: `cloudlearn.unet.UNet`
+               unet: Callable | None = None,   # builds the U-Net: `cloudlearn.unet.PaddedUNet`
                ) -> nn.Module:                 # (N, 3, H, W) to scores (N, 5, H, W)
     "The network of one arm of `windows_experiment`, not yet trained."
     _check_arms([arm], unet)
     if arm == "U-Net":
         with seeded(seed):
-            return unet(3, len(CLOUDS) + 1, WINDOW_ARMS[arm], padded=True, norm=True)
+            return unet(3, len(CLOUD_CLASSES) + 1, base=WINDOW_ARMS[arm])
     patch = int(arm)
     return nn.Sequential(nn.ReflectionPad2d(patch // 2), *seeded_patch_network(seed, patch))
 
@@ -231,7 +237,7 @@ def _check_arms(arms: Sequence[str], unet: Callable | None) -> None:
     if unknown := set(arms) - set(WINDOW_ARMS):
         raise ValueError(f"unknown arm {min(unknown)!r}: the arms are {', '.join(WINDOW_ARMS)}")
     if "U-Net" in arms and unet is None:
-        raise ValueError("the arm U-Net needs a network: give unet=UNet of cloudlearn.unet")
+        raise ValueError("the arm U-Net needs a network: give unet=PaddedUNet of cloudlearn.unet")
 
 def total_multiplications(network: nn.Module,      # any; it is copied, not run
                           shape: Sequence[int],    # (channels, height, width) of one picture

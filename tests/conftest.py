@@ -1,4 +1,4 @@
-"""What every test shares: the mark `real`, pictures without a screen, hypothesis without a stop-watch."""
+"""What every test shares: the mark `real`, pictures without a screen, hypothesis without haste."""
 
 import os
 import sys
@@ -8,9 +8,8 @@ import pytest
 from hypothesis import settings
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # before anything imports matplotlib
-settings.register_profile(
-    "cloudlearn", deadline=None, print_blob=True
-)  # a busy machine is no failure
+# a busy machine is no failure
+settings.register_profile("cloudlearn", deadline=None, print_blob=True)
 settings.load_profile("cloudlearn")
 
 MARKS = {"real": "needs real pictures: set CLOUDLEARN_DATA to the folder that holds them"}

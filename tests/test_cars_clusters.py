@@ -1,4 +1,4 @@
-"cloudlearn.cars.clusters: the label's own view, k-means and deep k-means, and what is trained on the largest cluster."
+"The label's own view, k-means and deep k-means, and what is trained on the largest cluster."
 
 import matplotlib
 
@@ -14,6 +14,7 @@ from sklearn.cluster import KMeans
 
 from cloudlearn.cars import clusters as module
 from cloudlearn.cars.clusters import (
+    cluster_arms,
     contact_sheet,
     crop_planes,
     deep_kmeans,
@@ -29,19 +30,17 @@ from cloudlearn.cars.clusters import (
     spacing_arrays,
     style_scenes,
     styles_experiment,
-    training_arms,
 )
 
 
 def bar(angle, wide=5, long=60, side=96):
-    "A straight label at an angle (degrees) through the middle of a square picture that is dark above the label and bright below."
+    "A straight label at an angle (degrees) through a square, dark above it and bright below."
     turn = np.deg2rad(angle)
     y, x = np.mgrid[:side, :side] - (side - 1) / 2
     along, beside = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
     shade = np.clip(128 + 4 * beside, 0, 255)
-    return np.repeat(shade[..., None], 3, 2).astype(np.uint8), (np.abs(beside) <= wide / 2) & (
-        np.abs(along) <= long / 2
-    )
+    picture = np.repeat(shade[..., None], 3, 2).astype(np.uint8)
+    return picture, (np.abs(beside) <= wide / 2) & (np.abs(along) <= long / 2)
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +54,8 @@ def test_a_line_is_found_at_every_angle(angle, wide):
     line = label_line(bar(angle, wide)[1])
     assert np.rad2deg(np.arctan2(*line.direction[::-1])) == pytest.approx(angle, abs=1.5)
     assert line.centre == pytest.approx([47.5, 47.5], abs=0.5)
-    assert line.width == pytest.approx(wide, abs=1.2) and line.end - line.start == pytest.approx(
-        60, abs=wide
-    )
+    assert line.width == pytest.approx(wide, abs=1.2)
+    assert line.end - line.start == pytest.approx(60, abs=wide)
     assert line.direction[0] >= 0
 
 
@@ -85,13 +83,11 @@ def test_the_crop_does_not_depend_on_where_the_label_points(angle, over):
     picture, mask = bar(angle, 7)
     if over:
         picture, mask = picture[::-1], mask[::-1]
-    crop = label_crop(
-        np.ascontiguousarray(picture), np.ascontiguousarray(mask), 10 / 96, (21, 16)
-    ).astype(int)
+    picture, mask = np.ascontiguousarray(picture), np.ascontiguousarray(mask)
+    crop = label_crop(picture, mask, 10 / 96, (21, 16)).astype(int)
     rows = np.arange(21) - 10  # one pixel a row: 10 up, 10 down
-    assert (
-        np.abs(crop[:, 4:-4, 0] - (128 + 4 * rows)[:, None]).max() <= 8
-    )  # dark side up, whatever the angle
+    # dark side up, whatever the angle
+    assert np.abs(crop[:, 4:-4, 0] - (128 + 4 * rows)[:, None]).max() <= 8
     inside = crop[:, 4:-4, 3].mean(1)
     assert (inside[np.abs(rows) <= 2] > 200).all() and (inside[np.abs(rows) >= 5] < 55).all()
 
@@ -110,10 +106,12 @@ def test_all_crops_have_one_scale():
     crops = label_crops(np.stack([thin[0], wide[0]]), np.stack([thin[1], wide[1]]))
     areas = crops[..., 3].mean((1, 2))
     assert areas[1] / areas[0] == pytest.approx(3, rel=0.15)
-    assert areas.mean() == pytest.approx(
-        255 / 6, rel=0.15
-    )  # reach 3 widths either way: a median label fills a sixth
+    # reach 3 widths either way: a median label fills a sixth
+    assert areas.mean() == pytest.approx(255 / 6, rel=0.15)
     assert label_crops(wide[0][None], wide[1][None], reach=0.1)[..., 3].mean() > areas[1]
+
+
+FULL_THEN_EMPTY = np.stack([np.ones((9, 9), bool), np.zeros((9, 9), bool)])
 
 
 @pytest.mark.parametrize(
@@ -126,10 +124,7 @@ def test_all_crops_have_one_scale():
             "as large as its label",
         ),
         (
-            lambda: label_crops(
-                np.zeros((2, 9, 9, 3), np.uint8),
-                np.stack([np.ones((9, 9), bool), np.zeros((9, 9), bool)]),
-            ),
+            lambda: label_crops(np.zeros((2, 9, 9, 3), np.uint8), FULL_THEN_EMPTY),
             "1 of 2 labels are empty, the first is number 1",
         ),
         (lambda: plain_kmeans(np.zeros((3, 2)), 4), "ask for 1 to 3"),
@@ -161,11 +156,10 @@ def test_the_soft_loss_lies_between_the_mean_and_the_nearest(seed, clusters, alp
     rng = np.random.default_rng(seed)
     points, centres = rng.normal(size=(30, 3)), rng.normal(size=(clusters, 3))
     distance = ((points[:, None] - centres) ** 2).sum(-1)
-    loss = float(soft_kmeans_loss(torch.from_numpy(points), torch.from_numpy(centres), alpha))
+    pair = torch.from_numpy(points), torch.from_numpy(centres)
+    loss = float(soft_kmeans_loss(*pair, alpha))
     assert distance.min(1).mean() - 1e-9 <= loss <= distance.mean() + 1e-9
-    assert float(
-        soft_kmeans_loss(torch.from_numpy(points), torch.from_numpy(centres), 0)
-    ) == pytest.approx(distance.mean())
+    assert float(soft_kmeans_loss(*pair, 0)) == pytest.approx(distance.mean())
     weight = np.exp(-alpha * (distance - distance.min(1, keepdims=True)))
     assert loss == pytest.approx((distance * weight / weight.sum(1, keepdims=True)).sum(1).mean())
 
@@ -183,13 +177,11 @@ def test_deep_kmeans_finds_what_is_plain_to_see(seed):
     planes, names = groups(seed)
     state = torch.random.get_rng_state()
     found = deep_kmeans(planes, 3, seed, pretrain=40, alphas=(1, 30, 1000))
-    assert torch.equal(
-        state, torch.random.get_rng_state()
-    )  # the caller's random numbers are left alone
+    # the caller's random numbers are left alone
+    assert torch.equal(state, torch.random.get_rng_state())
     for sorting in (found.clusters, found.before):
-        assert (
-            len(set(zip(names.tolist(), sorting.tolist()))) == 3
-        )  # one cluster a kind, one kind a cluster
+        # one cluster a kind, one kind a cluster
+        assert len(set(zip(names.tolist(), sorting.tolist()))) == 3
     assert (found.clusters == lloyd_step(found.points, found.centres)[0]).all()
     assert (found.drawn.shape, found.log["alpha"].tolist()) == (planes.shape, [1, 30, 1000])
 
@@ -224,37 +216,31 @@ def test_three_measures_say_what_they_say():
     crops[0, 10:14, :, 3] = crops[2, 10:14, :, 3] = 255
     crops[1, 4:20, :, 3] = 255
     width, darkness, distance = label_measures(crops).T
-    assert (
-        width.argmax() == 1
-        and darkness.argmin() == 0
-        and darkness.argmax() == 2
-        and distance.argmax() == 2
-    )
+    assert width.argmax() == 1
+    assert darkness.argmin() == 0
+    assert darkness.argmax() == 2
+    assert distance.argmax() == 2
     assert label_measures(crops).mean(0) == pytest.approx([0, 0, 0], abs=1e-6)
 
 
 def test_the_largest_cluster_and_its_controls():
-    clusters, styles = (
-        np.array([1, 0, 1, 2, 0, 2, 3]),
-        np.array(["careful", "thin", "wide", "careful", "careful", "thin", "thin"]),
-    )
+    clusters = np.array([1, 0, 1, 2, 0, 2, 3])
+    styles = np.array(["careful", "thin", "wide", "careful", "careful", "thin", "thin"])
     assert largest_cluster(clusters).tolist() == [1, 4]  # three of two: the lowest number
-    arms = training_arms(clusters, styles, seed=3)
+    arms = cluster_arms(clusters, styles, seed=3)
     assert list(arms) == ["largest cluster", "random subset", "all", "careful"]
     assert [len(rows) for rows in arms.values()] == [2, 2, 7, 2]
     assert set(styles[arms["careful"]]) == {"careful"} and len(set(arms["random subset"])) == 2
-    few = training_arms(np.zeros(7, int), styles)
+    few = cluster_arms(np.zeros(7, int), styles)
     assert few["careful"].tolist() == [0, 3, 4] and few["random subset"].tolist() == list(range(7))
 
 
 def test_spacing_arrays_hold_what_was_drawn_or_the_truth(scenes):
     drawn, exact = spacing_arrays(scenes), spacing_arrays(scenes, exact=True)
     assert (drawn.masks[:, 0] == scenes.masks).all() and (exact.masks[:, 0] == scenes.truth).all()
-    assert (
-        (scenes.masks != scenes.truth).any()
-        and drawn.known.all()
-        and drawn.masks.shape == (24, 1, 96, 144)
-    )
+    assert (scenes.masks != scenes.truth).any()
+    assert drawn.known.all()
+    assert drawn.masks.shape == (24, 1, 96, 144)
 
 
 def test_a_contact_sheet_has_a_row_per_cluster(scenes):
@@ -268,26 +254,22 @@ def test_a_contact_sheet_has_a_row_per_cluster(scenes):
 def test_encoder_features_come_in_order_and_see_the_label(scenes):
     crops = label_crops(scenes.pictures[:3], scenes.masks[:3])
     features = encoder_features(crops)
-    assert features.shape == (3, 1280) and encoder_features(crops[[2, 0]]) == pytest.approx(
-        features[[2, 0]], abs=1e-3
-    )
+    assert features.shape == (3, 1280)
+    assert encoder_features(crops[[2, 0]]) == pytest.approx(features[[2, 0]], abs=1e-3)
     assert np.abs(encoder_features(crops * np.array([1, 1, 1, 0], np.uint8)) - features).max() > 0.1
 
 
 def test_the_styles_experiment_is_tidy_and_the_same_twice(monkeypatch):
-    monkeypatch.setattr(
-        module, "encoder_features", label_measures
-    )  # the network's features have a test of their own
+    # the network's features have a test of their own
+    monkeypatch.setattr(module, "encoder_features", label_measures)
     one, two = (
         styles_experiment(seeds=(1,), pictures=12, clusters=3, gaps=(0.03,), pretrain=2)
         for _ in range(2)
     )
     assert one.equals(two) and len(one) == 6 and not one.duplicated(["seed", "arm"]).any()
-    assert (
-        one["ari"].between(-0.5, 1).all()
-        and one["largest"].between(4, 12).all()
-        and one["careful"].between(0, 1).all()
-    )
+    assert one["ari"].between(-0.5, 1).all()
+    assert one["largest"].between(4, 12).all()
+    assert one["careful"].between(0, 1).all()
 
 
 def test_every_arm_takes_the_same_steps_and_meets_the_truth(monkeypatch):
@@ -304,7 +286,6 @@ def test_every_arm_takes_the_same_steps_and_meets_the_truth(monkeypatch):
     sizes = table.groupby("arm", sort=False)["labels"].first()
     assert [row[0] for row in seen] == [12] * 4 and [row[1] for row in seen] == sizes.tolist()
     assert {row[2:] for row in seen} == {(5, 2, 2)}
-    assert (table["dice_drawn"] == 1).all() and 0.6 < table[
-        "dice"
-    ].mean() < 1  # a careful hand is not the truth
+    # a careful hand is not the truth
+    assert (table["dice_drawn"] == 1).all() and 0.6 < table["dice"].mean() < 1
     assert table.groupby("arm").size().tolist() == [4] * 4 and set(table["class"]) == {"spacing"}

@@ -15,7 +15,7 @@ SMALL = dict(
 
 @pytest.fixture
 def lessons(monkeypatch):
-    "Every training is replaced by a pupil who answers with the true masks; what it was given is kept."
+    "For every training a pupil who answers with the true masks; what it was given is kept."
     given = []
 
     def learn(train, seen, seed, loss, epochs):
@@ -51,9 +51,8 @@ def test_every_arm_in_every_regime_on_the_same_test_photos(lessons):
     counts = table.groupby(["seed", "shown", "arm", "cut"]).size()
     assert len(counts) == 2 * 2 * 5 * 2 and (counts == 3).all()
     assert len(lessons) == 2 * 2 * 4
-    assert (table[table["arm"] != "blind"]["dice"] == 1).all() and (
-        table[table["arm"] == "blind"]["dice"] < 1
-    ).all()
+    assert (table[table["arm"] != "blind"]["dice"] == 1).all()
+    assert (table[table["arm"] == "blind"]["dice"] < 1).all()
 
 
 def test_labels_are_wider_in_training_alone(lessons):
@@ -62,6 +61,5 @@ def test_labels_are_wider_in_training_alone(lessons):
     for loss, train in lessons[2:4]:
         np.testing.assert_array_equal(train.masks[:, 0], dilate(drawn[loss].masks[:, 0], 2))
         np.testing.assert_array_equal(train.pictures, drawn[loss].pictures)
-    assert lessons[0][1].masks.mean() < lessons[4][1].masks.mean(), (
-        "two photos of four show a gap first, then four of four"
-    )
+    # two photos of four show a gap first, then four of four
+    assert lessons[0][1].masks.mean() < lessons[4][1].masks.mean()

@@ -13,7 +13,6 @@ from torch import nn
 from typer.testing import CliRunner
 
 from cloudlearn import cli
-from cloudlearn.cars.data import CLASSES
 from cloudlearn.cars.dilation import dilate_labels
 from cloudlearn.cars.run import (
     CarSets,
@@ -27,7 +26,7 @@ from cloudlearn.cars.run import (
 from cloudlearn.formats import CarSample
 from cloudlearn.masks import dilate, resize_mask
 from cloudlearn.samples import Samples
-from cloudlearn.scenes.cars import write_car_folder
+from cloudlearn.scenes.cars import DAMAGES, write_car_folder
 
 SMALL = ["--scenes", "8", "--size", "32x48", "--epochs", "1"]
 
@@ -49,10 +48,9 @@ def arrays_of(seed, n=8, shape=(16, 24), labelled=None):
 
 
 def sets_of(**parts):
-    arrays = {
-        name: parts.get(name, arrays_of(i)) for i, name in enumerate(("train", "valid", "test"))
-    }
-    return CarSets("socar", CLASSES, *arrays.values(), [], ())
+    names = ("train", "valid", "test")
+    arrays = [parts.get(name, arrays_of(i)) for i, name in enumerate(names)]
+    return CarSets("socar", DAMAGES, *arrays, [], ())
 
 
 class Answers(nn.Module):
@@ -66,19 +64,20 @@ class Answers(nn.Module):
     def forward(self, pictures):
         out = []
         for picture in pictures.permute(0, 2, 3, 1).cpu().numpy():
-            masks = next(
-                m[i] for p, m in self.known for i in range(len(p)) if (p[i] == picture).all()
-            )
-            out.append(
-                [
-                    np.where(mask if good else ~mask, 4.0, -4.0)
-                    for mask, good in zip(masks, self.right)
-                ]
-            )
+            masks = self.masks_of(picture)
+            said = [mask if good else ~mask for mask, good in zip(masks, self.right)]
+            out.append(np.where(said, 4.0, -4.0))
         return torch.tensor(np.array(out), dtype=torch.float32)
 
+    def masks_of(self, picture):
+        for pictures, masks in self.known:
+            for i in range(len(pictures)):
+                if (pictures[i] == picture).all():
+                    return masks[i]
+        raise AssertionError("nobody knows this picture")
 
-# ------------------------------------------------------------------------------------------------ arms and decisions
+
+# ------------------------------------------------------------------------------- arms and decisions
 
 
 @pytest.mark.parametrize("radius", [1, 2, 5])
@@ -88,9 +87,8 @@ def test_only_the_thin_class_is_dilated_and_only_for_training(radius):
     arms = training_arms(sets, radius)
     assert list(arms) == ["as drawn", f"dilated by {radius}"] and arms["as drawn"] is sets.train
     wide = arms[f"dilated by {radius}"]
-    assert (wide.masks[:, :2] == before[:, :2]).all() and (
-        wide.masks[:, 2] == dilate(before[:, 2], radius)
-    ).all()
+    assert (wide.masks[:, :2] == before[:, :2]).all()
+    assert (wide.masks[:, 2] == dilate(before[:, 2], radius)).all()
     assert (sets.train.masks == before).all(), "the photos that were read are left as they are"
 
 
@@ -107,30 +105,26 @@ def test_without_a_radius_or_without_spacing_there_is_one_network():
 )
 def test_each_class_is_answered_by_the_network_that_validation_prefers(first, second):
     sets = sets_of()
-    networks = {
-        "a": Answers([sets.valid, sets.test], first),
-        "b": Answers([sets.valid, sets.test], second),
-    }
+    seen = [sets.valid, sets.test]
+    networks = {"a": Answers(seen, first), "b": Answers(seen, second)}
     judgement = judge_cars(sets, networks)
-    assert judgement.decisions["arm"].tolist() == ["a" if good else "b" for good in first] and list(
-        judgement.decisions["class"]
-    ) == list(CLASSES)
+    assert judgement.decisions["arm"].tolist() == ["a" if good else "b" for good in first]
+    assert list(judgement.decisions["class"]) == list(DAMAGES)
     assert (judgement.answers["chosen"] == sets.test.masks).all()
     chosen = judgement.scores[judgement.scores["arm"] == "chosen"]
-    assert (
-        chosen["dice"].tolist() == [1, 1, 1]
-        and len(judgement.scores) == 9
-        and len(judgement.pictures) == 3 * 3 * 8
-    )
+    assert chosen["dice"].tolist() == [1, 1, 1]
+    assert len(judgement.scores) == 9
+    assert len(judgement.pictures) == 3 * 3 * 8
 
 
 def test_test_photos_have_no_say():
     sets = sets_of()
     lie = sets.test._replace(masks=~sets.test.masks)
+    # b is right on the test photos alone
     networks = {
         "a": Answers([sets.valid, sets.test], (1, 1, 1)),
         "b": Answers([sets.valid, lie], (0, 0, 0)),
-    }  # b is right on the test photos alone
+    }
     assert set(judge_cars(sets, networks).decisions["arm"]) == {"a"}
 
 
@@ -138,16 +132,12 @@ def test_a_class_that_nobody_looked_for_in_validation_takes_the_first_network():
     labelled = np.ones((8, 3), bool)
     labelled[:, 2] = False
     sets = sets_of(valid=arrays_of(1, labelled=labelled))
-    networks = {
-        "a": Answers([sets.valid, sets.test], (1, 1, 1)),
-        "b": Answers([sets.valid, sets.test], (0, 0, 0)),
-    }
+    seen = [sets.valid, sets.test]
+    networks = {"a": Answers(seen, (1, 1, 1)), "b": Answers(seen, (0, 0, 0))}
     decisions = judge_cars(sets, networks).decisions.set_index("class")
-    assert (
-        decisions.loc["spacing", "arm"] == "a"
-        and decisions.loc["spacing", "threshold"] == 0.5
-        and np.isnan(decisions.loc["spacing", "valid_dice"])
-    )
+    assert decisions.loc["spacing", "arm"] == "a"
+    assert decisions.loc["spacing", "threshold"] == 0.5
+    assert np.isnan(decisions.loc["spacing", "valid_dice"])
 
 
 def test_scores_are_drawn_for_every_class_and_arm():
@@ -155,13 +145,12 @@ def test_scores_are_drawn_for_every_class_and_arm():
 
     sets = sets_of()
     ax = show_arms(judge_cars(sets, {"a": Answers([sets.valid, sets.test], (1, 0, 1))}).scores)
-    assert [label.get_text() for label in ax.get_yticklabels()] == [
-        f"{name}, {arm}" for name in CLASSES for arm in ("a", "chosen")
-    ]
+    wanted = [f"{name}, {arm}" for name in DAMAGES for arm in ("a", "chosen")]
+    assert [label.get_text() for label in ax.get_yticklabels()] == wanted
     plt.close(ax.figure)
 
 
-# ------------------------------------------------------------------------------------------------ masks
+# -------------------------------------------------------------------------------------------- masks
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -171,33 +160,28 @@ def test_masks_as_png_and_coco_are_the_same_masks(tmp_path, seed):
     rng = np.random.default_rng(seed)
     samples, shapes = [], [(40, 60), (33, 47), (64, 20)]
     for i, shape in enumerate(shapes):
-        Image.fromarray(rng.integers(0, 255, (*shape, 3), dtype=np.uint8)).save(
-            tmp_path / f"{i}.png"
-        )
+        picture = rng.integers(0, 255, (*shape, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(tmp_path / f"{i}.png")
         samples.append(CarSample(f"car {i}", "test", tmp_path / f"{i}.png", {}))
     masks = rng.random((3, 3, 16, 24)) < 0.3
     masks[1, 2] = False
-    data = json.loads(write_masks(tmp_path / "out", samples, masks, CLASSES).read_text())
-    assert [(row["height"], row["width"]) for row in data["images"]] == shapes and [
-        row["name"] for row in data["categories"]
-    ] == list(CLASSES)
-    assert (
-        len(data["annotations"]) == 8 and len(list((tmp_path / "out/masks").glob("*/*.png"))) == 9
-    )
+    data = json.loads(write_masks(tmp_path / "out", samples, masks, DAMAGES).read_text())
+    assert [(row["height"], row["width"]) for row in data["images"]] == shapes
+    assert [row["name"] for row in data["categories"]] == list(DAMAGES)
+    assert len(data["annotations"]) == 8
+    assert len(list((tmp_path / "out/masks").glob("*/*.png"))) == 9
     for row in data["annotations"]:
         i, c = row["image_id"] - 1, row["category_id"] - 1
         expected = resize_mask(masks[i, c], shapes[i])
         packed = coco.frPyObjects(row["segmentation"], *row["segmentation"]["size"])
-        assert (
-            (coco.decode(packed) == expected).all()
-            and row["area"] == expected.sum()
-            and row["bbox"] == coco.toBbox(packed).tolist()
-        )
-        with Image.open(tmp_path / "out/masks" / CLASSES[c] / f"car {i}.png") as png:
+        assert (coco.decode(packed) == expected).all()
+        assert row["area"] == expected.sum()
+        assert row["bbox"] == coco.toBbox(packed).tolist()
+        with Image.open(tmp_path / "out/masks" / DAMAGES[c] / f"car {i}.png") as png:
             assert (np.asarray(png) == 255 * expected).all()
 
 
-# ------------------------------------------------------------------------------------------------ reading
+# ------------------------------------------------------------------------------------------ reading
 
 
 def test_empty_photos_leave_training_alone(tmp_path):
@@ -211,14 +195,11 @@ def test_empty_photos_leave_training_alone(tmp_path):
                 blank = Image.new("L", mask.size)
             blank.save(folder / name / "train/masks" / path.name)
     out, kept = read_car_sets(folder, (32, 48)), read_car_sets(folder, (32, 48), keep_empty=True)
-    assert (
-        len(kept.train.names) == 30
-        and len(out.train.names) <= 27
-        and len(out.test.names) == len(kept.test.names) == 12
-    )
-    assert any("left out of training" in note for note in out.notes) and not any(
-        "left out of training" in note for note in kept.notes
-    )
+    assert len(kept.train.names) == 30
+    assert len(out.train.names) <= 27
+    assert len(out.test.names) == len(kept.test.names) == 12
+    assert any("left out of training" in note for note in out.notes)
+    assert not any("left out of training" in note for note in kept.notes)
     assert out.train.masks.any(axis=(1, 2, 3)).all()
 
 
@@ -234,7 +215,7 @@ def test_sizes_that_do_not_divide(size):
         check_size(size)
 
 
-# ------------------------------------------------------------------------------------------------ the command
+# -------------------------------------------------------------------------------------- the command
 
 
 @pytest.fixture(scope="session")
@@ -248,36 +229,26 @@ def finished(tmp_path_factory):
 def test_a_run_leaves_everything_behind(finished):
     out, result = finished
     scores, record = pd.read_csv(out / "scores.csv"), json.loads((out / "run.json").read_text())
-    assert list(scores["arm"]) == [
-        arm for arm in ("as drawn", "dilated by 2", "chosen") for _ in CLASSES
-    ]
-    assert {"class", "dice", "low", "high", "iou", "recall", "precision", "tolerant_dice"} <= set(
-        scores.columns
-    )
+    arms = ("as drawn", "dilated by 2", "chosen")
+    assert list(scores["arm"]) == [arm for arm in arms for _ in DAMAGES]
+    measures = {"dice", "low", "high", "iou", "recall", "precision", "tolerant_dice"}
+    assert {"class"} | measures <= set(scores.columns)
     assert ((scores["low"] <= scores["dice"]) & (scores["dice"] <= scores["high"])).all()
-    assert (
-        record["layout"] == "socar"
-        and record["settings"]["dilate"] == 2
-        and {"settings", "versions", "seed", "data", "seconds"} <= set(record)
-    )
-    assert (
-        len(list((out / "masks").glob("*/*.png"))) == 3 * record["photos"]["test"]
-        and (out / "masks.json").is_file()
-    )
+    assert record["layout"] == "socar"
+    assert record["settings"]["dilate"] == 2
+    assert {"settings", "versions", "seed", "data", "seconds"} <= set(record)
+    assert len(list((out / "masks").glob("*/*.png"))) == 3 * record["photos"]["test"]
+    assert (out / "masks.json").is_file()
     assert all((out / f"network-{n}" / "segment-last.safetensors").is_file() for n in (0, 1))
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert (
-        page.count("data:image/png;base64,") >= 4
-        and "Training labels that look alike" in page
-        and not re.search(r'(src|href)="(?!data:|#)', page)
-    )
+    assert page.count("data:image/png;base64,") >= 4
+    assert "Training labels that look alike" in page
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
     for words in ("dilated by 2", "as drawn", "Before you believe it"):
         assert words in page
-    assert (
-        result.stdout.splitlines()[-1] == f"report: {out / 'report.html'}"
-        and not list(out.rglob("*.partial"))
-        and "Warning" not in result.stderr
-    )
+    assert result.stdout.splitlines()[-1] == f"report: {out / 'report.html'}"
+    assert not list(out.rglob("*.partial"))
+    assert "Warning" not in result.stderr
 
 
 def test_the_same_seed_gives_the_same_scores(finished, tmp_path):
@@ -289,16 +260,12 @@ def test_the_same_seed_gives_the_same_scores(finished, tmp_path):
 def test_resume(finished):
     out, _ = finished
     before = (out / "scores.csv").read_bytes()
-    assert (
-        call("cars", "--out", out, *SMALL, "--resume").exit_code == 0
-        and (out / "scores.csv").read_bytes() == before
-    )
+    assert call("cars", "--out", out, *SMALL, "--resume").exit_code == 0
+    assert (out / "scores.csv").read_bytes() == before
     refused = call("cars", "--out", out, *SMALL, "--seed", 1, "--resume")
-    assert (
-        refused.exit_code == 2
-        and "seed" in refused.stderr.splitlines()[-1]
-        and (out / "scores.csv").read_bytes() == before
-    )
+    assert refused.exit_code == 2
+    assert "seed" in refused.stderr.splitlines()[-1]
+    assert (out / "scores.csv").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -306,29 +273,12 @@ def test_resume(finished):
     [("deeplabv3plus", "bce-dice"), ("unet-zero", "focal"), ("deeplabv3-zero", "tversky")],
 )
 def test_one_network_and_fewer_classes(tmp_path, model, loss):
-    assert (
-        call(
-            "cars",
-            "--out",
-            tmp_path / "o",
-            *SMALL,
-            "--dilate",
-            0,
-            "--classes",
-            "scratch,dent",
-            "--model",
-            model,
-            "--loss",
-            loss,
-        ).exit_code
-        == 0
-    )
+    options = f"--dilate 0 --classes scratch,dent --model {model} --loss {loss}".split()
+    assert call("cars", "--out", tmp_path / "o", *SMALL, *options).exit_code == 0
     scores = pd.read_csv(tmp_path / "o/scores.csv")
-    assert (
-        set(scores["arm"]) == {"as drawn", "chosen"}
-        and set(scores["class"]) == {"dent", "scratch"}
-        and not (tmp_path / "o/network-1").exists()
-    )
+    assert set(scores["arm"]) == {"as drawn", "chosen"}
+    assert set(scores["class"]) == {"dent", "scratch"}
+    assert not (tmp_path / "o/network-1").exists()
 
 
 def faulty(folder, kind):
@@ -340,14 +290,14 @@ def faulty(folder, kind):
     if kind == "no picture":
         picture.unlink()
     if kind == "grey":
-        Image.fromarray(np.arange(48 * 64, dtype=np.uint8).reshape(48, 64)).save(mask)
+        grey = np.arange(48 * 64, dtype=np.uint8).reshape(48, 64)
+        Image.fromarray(grey).save(mask)
     if kind == "size":
         Image.new("L", (30, 30)).save(mask)
     if kind == "cut":
         picture.write_bytes(picture.read_bytes()[:200])
     if kind == "no class":
         os.rename(folder / "scratch", folder / "scratches")
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -362,20 +312,16 @@ def faulty(folder, kind):
     ],
 )
 def test_a_fault_is_one_sentence_and_nothing_is_written(tmp_path, kind, words):
-    folder = faulty(
-        write_car_folder(tmp_path / "cars", damage=(4, 2, 2), gaps=(4, 2, 2), shape=(48, 64)), kind
-    )
-    result = call(
-        "cars", "--data", folder, "--out", tmp_path / "out", "--size", "32x48", "--epochs", 1
-    )
+    folder = write_car_folder(tmp_path / "cars", damage=(4, 2, 2), gaps=(4, 2, 2), shape=(48, 64))
+    faulty(folder, kind)
+    options = "--size 32x48 --epochs 1".split()
+    result = call("cars", "--data", folder, "--out", tmp_path / "out", *options)
     last = result.stderr.strip().splitlines()[-1]
-    assert (
-        result.exit_code == 2
-        and last.startswith("cloudlearn: ")
-        and words in last
-        and "Traceback" not in result.stderr
-        and not (tmp_path / "out").exists()
-    )
+    assert result.exit_code == 2
+    assert last.startswith("cloudlearn: ")
+    assert words in last
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()
     listed = call("check", folder)
     assert listed.exit_code == 2 and words in listed.stderr and listed.stdout == ""
 
@@ -385,7 +331,7 @@ def test_check_lists_all_faults_at_once(tmp_path):
     assert call("check", folder).exit_code == 0 and "socar" in call("check", folder).stdout
     for kind in ("grey", "no class"):
         faulty(folder, kind)
-    (sorted((folder / "spacing/valid/masks").iterdir())[0]).unlink()
+    sorted((folder / "spacing/valid/masks").iterdir())[0].unlink()
     assert len(call("check", folder).stderr.splitlines()) == 3
     assert call("check", tmp_path / "nowhere").exit_code == 2
 
@@ -417,11 +363,9 @@ def test_wrong_options(tmp_path, words, quoted):
 
 def test_an_unknown_experiment_is_answered_with_the_list(tmp_path):
     result = call("experiment", "tea", "--out", tmp_path / "out")
-    assert (
-        result.exit_code == 2
-        and "choose one of" in result.stderr
-        and not (tmp_path / "out").exists()
-    )
+    assert result.exit_code == 2
+    assert "choose one of" in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.real
@@ -430,9 +374,8 @@ def test_an_unknown_experiment_is_answered_with_the_list(tmp_path):
 )
 def test_both_real_layouts_run(real_data, tmp_path, layout, classes):
     folder = real_data / "car_damage" / layout
-    result = call(
-        "cars", "--data", folder, "--out", tmp_path / "out", "--size", "64x96", "--epochs", 1
-    )
+    options = "--size 64x96 --epochs 1".split()
+    result = call("cars", "--data", folder, "--out", tmp_path / "out", *options)
     assert result.exit_code == 0, result.stderr
     record = json.loads((tmp_path / "out/run.json").read_text())
     assert record["layout"] == layout and set(record["classes"]) == classes

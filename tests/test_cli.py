@@ -1,8 +1,9 @@
-"The command line: what it answers, what it leaves behind, and one small run from pictures to report."
+"The command line: what it answers, what it leaves behind, and one small run up to its report."
 
 import csv
 import dataclasses
 import inspect
+import itertools
 import json
 import os
 import re
@@ -33,37 +34,36 @@ def call(*words):
 
 
 def refused(*words, out=None):
-    "The one sentence of a refused command: the last line on stderr; nothing on stdout, no traceback, nothing written."
+    """The one sentence of a refused command: the last line on stderr.
+
+    There is nothing on stdout, no traceback, and nothing is written.
+    """
     result = call(*words, *(["--out", out] if out else []))
     assert result.exit_code == 2, result.output
-    assert (
-        isinstance(result.exception, SystemExit)
-        and "Traceback" not in result.stderr
-        and result.stdout == ""
-    )
+    assert isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
     *before, last = result.stderr.strip().splitlines()
-    assert last.startswith("cloudlearn: ") and all(
-        re.fullmatch(r"cloudlearn: [\w -]+ \.\.\.", line) for line in before
-    ), result.stderr
+    assert last.startswith("cloudlearn: "), result.stderr
+    assert all(re.fullmatch(r"cloudlearn: [\w -]+ \.\.\.", line) for line in before), result.stderr
     assert not (out and Path(out).exists()), "nothing is written where the input is at fault"
     return last.removeprefix("cloudlearn: ")
 
 
 def python(code, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment
-    )
+    words = [sys.executable, "-c", code]
+    return subprocess.run(words, capture_output=True, text=True, env=os.environ | environment)
 
 
-# ------------------------------------------------------------------------------------------------------ the program
+# -------------------------------------------------------------------------------------- the program
 
 
 def test_the_program_is_installed_and_answers():
     program = Path(sys.executable).with_name("cloudlearn")
     run = subprocess.run([str(program), "--help"], capture_output=True, text=True)
-    assert (
-        run.returncode == 0 and {"clouds", "score"} <= set(run.stdout.split()) and run.stderr == ""
-    )
+    assert run.returncode == 0
+    assert {"clouds", "score"} <= set(run.stdout.split())
+    assert run.stderr == ""
 
 
 def test_help_loads_no_heavy_library():
@@ -84,53 +84,19 @@ for words in {list(calls)}:
     sys.argv[1:] = words.split()
     try: app()
     except SystemExit as end: print(f"{{end.code}}: {{sorted({heavy} & set(sys.modules))}}")""")
-    assert [line for line in run.stdout.splitlines() if line[1:3] == ": "] == [
-        f"{status}: []" for status in calls.values()
-    ], run.stdout + run.stderr
+    ends = [line for line in run.stdout.splitlines() if line[1:3] == ": "]
+    assert ends == [f"{status}: []" for status in calls.values()], run.stdout + run.stderr
+
+
+OPTIONS = "--data --out --size --epochs --encoder --weights --seed --resume --scenes".split()
+CLOUD_WORDS = "--flips --recall --model unet-zero --loss focal-tversky 96x144 160x240".split()
 
 
 @pytest.mark.parametrize(
     "words, expected",
     [
-        (
-            ["clouds", "--help"],
-            [
-                "--data",
-                "--out",
-                "--size",
-                "--epochs",
-                "--encoder",
-                "--weights",
-                "--seed",
-                "--resume",
-                "--flips",
-                "--recall",
-                "--scenes",
-                "--model",
-                "unet-zero",
-                "--loss",
-                "focal-tversky",
-                "96x144",
-                "160x240",
-            ],
-        ),
-        (
-            ["xray", "--help"],
-            [
-                "--data",
-                "--out",
-                "--size",
-                "--epochs",
-                "--encoder",
-                "small",
-                "--weights",
-                "--seed",
-                "--resume",
-                "--drop-shared",
-                "--scenes",
-                "not a diagnosis",
-            ],
-        ),
+        (["clouds", "--help"], OPTIONS + CLOUD_WORDS),
+        (["xray", "--help"], [*OPTIONS, "small", "--drop-shared", "not a diagnosis"]),
         (["score", "--help"], ["SUBMISSION.csv", "TRUTH.csv"]),
         (["--version"], ["cloudlearn 0.1.0"]),
     ],
@@ -163,18 +129,15 @@ def test_help_names_everything(words, expected):
 )
 def test_wrong_use_is_status_2_and_quotes_the_word(words, quoted):
     result = call(*words)
-    assert (
-        result.exit_code == 2
-        and quoted in result.stderr
-        and "Traceback" not in result.stderr
-        and result.stdout == ""
-    )
+    assert result.exit_code == 2
+    assert quoted in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
 
 
 def test_main_needs_no_screen(monkeypatch):
-    monkeypatch.setenv(
-        "MPLBACKEND", "module://matplotlib_inline.backend_inline"
-    )  # as a notebook leaves it to its subprocesses
+    # as a notebook leaves it to its subprocesses
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     with patch.object(cli, "app") as app:
         cli.main()
     assert app.called and os.environ["MPLBACKEND"] == "Agg"
@@ -192,7 +155,7 @@ def test_waiting_threads_sleep_unless_told_otherwise(monkeypatch, before, after)
     assert seen == [after]
 
 
-# --------------------------------------------------------------------------------------------- errors and sentences
+# ----------------------------------------------------------------------------- errors and sentences
 
 
 @pytest.mark.parametrize(
@@ -215,12 +178,10 @@ def test_a_fault_of_the_input_is_one_sentence(error, words, capsys):
     with pytest.raises(cli.typer.Exit) as end, cli.sentences():
         raise error
     said = capsys.readouterr()
-    assert (
-        end.value.exit_code == 2
-        and said.out == ""
-        and said.err.startswith(f"cloudlearn: {words}")
-        and said.err.count("\n") == 1
-    )
+    assert end.value.exit_code == 2
+    assert said.out == ""
+    assert said.err.startswith(f"cloudlearn: {words}")
+    assert said.err.count("\n") == 1
 
 
 def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
@@ -243,9 +204,9 @@ def test_ctrl_c_says_how_to_go_on():
 
     with pipeline(stopped):
         result = call("clouds")
-    assert (
-        result.exit_code == 130 and "--resume" in result.stderr and "Traceback" not in result.stderr
-    )
+    assert result.exit_code == 130
+    assert "--resume" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_every_option_reaches_its_field(tmp_path):
@@ -258,84 +219,41 @@ def test_every_option_reaches_its_field(tmp_path):
 
     with pipeline(taken):
         assert call("clouds").exit_code == 0
-        result = call(
-            "clouds",
-            "--data",
-            tmp_path,
-            "--out",
-            tmp_path / "o",
-            "--size",
-            "64x96",
-            "--epochs",
-            3,
-            "--encoder",
-            "resnet34",
-            "--weights",
-            weights,
-            "--seed",
-            7,
-            "--resume",
-            "--flips",
-            "--recall",
-            0.9,
-            "--scenes",
-            50,
-            "--loss",
-            "lovasz",
-            "--model",
-            "unet",
-        )
-        assert (
-            call(
-                "cars",
-                "--dilate",
-                0,
-                "--classes",
-                "spacing,Dent",
-                "--keep-empty",
-                "--model",
-                "unet-zero",
-            ).exit_code
-            == 0
-        )
+        places = ["--data", tmp_path, "--out", tmp_path / "o", "--weights", weights]
+        numbers = "--size 64x96 --epochs 3 --seed 7 --recall 0.9 --scenes 50".split()
+        names = "--encoder resnet34 --resume --flips --loss lovasz --model unet".split()
+        result = call("clouds", *places, *numbers, *names)
+        cars = "--dilate 0 --classes spacing,Dent --keep-empty --model unet-zero".split()
+        assert call("cars", *cars).exit_code == 0
         assert call("xray", "--drop-shared", "--encoder", "small", "--size", "48x32").exit_code == 0
-    assert seen == [
-        ("clouds", CloudRun(size=(96, 144), epochs=5, batch_size=8)),
-        (
-            "clouds",
-            CloudRun(
-                data=tmp_path,
-                out=tmp_path / "o",
-                size=(64, 96),
-                epochs=3,
-                batch_size=16,
-                encoder="resnet34",
-                weights=str(weights),
-                seed=7,
-                resume=True,
-                flips=True,
-                recall=0.9,
-                scenes=50,
-                loss="lovasz",
-            ),
-        ),
-        (
-            "cars",
-            CarRun(
-                size=(96, 144),
-                epochs=12,
-                dilate=0,
-                classes=("dent", "spacing"),
-                keep_empty=True,
-                model="unet-zero",
-            ),
-        ),
-        ("xray", XrayRun(size=(48, 32), epochs=6, encoder="small", drop_shared=True)),
-    ]
-    assert (
-        "raw 0.5312" in result.stdout
-        and result.stdout.splitlines()[-1] == f"report: {tmp_path / 'o' / 'report.html'}"
+    default = CloudRun(size=(96, 144), epochs=5, batch_size=8)
+    clouds = CloudRun(
+        data=tmp_path,
+        out=tmp_path / "o",
+        size=(64, 96),
+        epochs=3,
+        batch_size=16,
+        encoder="resnet34",
+        weights=str(weights),
+        seed=7,
+        resume=True,
+        flips=True,
+        recall=0.9,
+        scenes=50,
+        loss="lovasz",
     )
+    cars = CarRun(
+        size=(96, 144),
+        epochs=12,
+        dilate=0,
+        classes=("dent", "spacing"),
+        keep_empty=True,
+        model="unet-zero",
+    )
+    xray = XrayRun(size=(48, 32), epochs=6, encoder="small", drop_shared=True)
+    assert seen == [("clouds", default), ("clouds", clouds), ("cars", cars), ("xray", xray)]
+    assert "raw 0.5312" in result.stdout
+    assert result.stdout.splitlines()[-1] == f"report: {tmp_path / 'o' / 'report.html'}"
 
 
 @pytest.mark.parametrize(
@@ -356,34 +274,25 @@ def test_settings_of_an_earlier_run_are_taken_up_and_what_is_typed_wins(tmp_path
     before = complete(CloudRun(size=(64, 96), epochs=3, flips=True, seed=4, loss="focal"))
     (tmp_path / "run.json").write_text(json.dumps({"settings": plain_settings(before)}))
     seen = []
+    typed = ["--seed", 9, "--out", tmp_path / "o"]
     with pipeline(lambda name, run: seen.append(run) or pd.DataFrame({"step": []})):
-        assert (
-            call(
-                "clouds", "--config", tmp_path / "run.json", "--seed", 9, "--out", tmp_path / "o"
-            ).exit_code
-            == 0
-        )
+        assert call("clouds", "--config", tmp_path / "run.json", *typed).exit_code == 0
     assert seen == [dataclasses.replace(before, seed=9, out=tmp_path / "o")]
     (tmp_path / "bad.json").write_text("{")
     (tmp_path / "other.json").write_text(json.dumps({"settings": {"sise": 3}}))
-    assert "give the run.json of an earlier run" in refused(
-        "clouds", "--config", tmp_path / "bad.json", out=tmp_path / "x"
-    )
-    assert "no setting 'sise'" in refused(
-        "clouds", "--config", tmp_path / "other.json", out=tmp_path / "x"
-    )
+    bad = refused("clouds", "--config", tmp_path / "bad.json", out=tmp_path / "x")
+    assert "give the run.json of an earlier run" in bad
+    other = refused("clouds", "--config", tmp_path / "other.json", out=tmp_path / "x")
+    assert "no setting 'sise'" in other
 
 
-# ---------------------------------------------------------------------------------------------------------- options
+# ------------------------------------------------------------------------------------------ options
 
 
 @given(st.integers(32, 4096), st.integers(32, 4096))
 def test_a_size_is_height_first(height, width):
-    assert (
-        cli.parse_size(f"{height}x{width}")
-        == cli.parse_size(f" {height} X {width} ")
-        == (height, width)
-    )
+    assert cli.parse_size(f"{height}x{width}") == (height, width)
+    assert cli.parse_size(f" {height} X {width} ") == (height, width)
 
 
 @pytest.mark.parametrize(
@@ -434,9 +343,8 @@ def test_an_impossible_folder_for_results_is_refused_at_once(tmp_path):
 
 @pytest.mark.parametrize("command", ["clouds", "cars"])
 def test_a_network_from_zero_takes_no_encoder(command, tmp_path):
-    assert "leave --encoder out" in refused(
-        command, "--model", "unet-zero", "--encoder", "resnet34", out=tmp_path / "run"
-    )
+    options = "--model unet-zero --encoder resnet34".split()
+    assert "leave --encoder out" in refused(command, *options, out=tmp_path / "run")
 
 
 def test_the_options_name_every_network_and_loss():
@@ -453,19 +361,8 @@ def test_the_options_name_every_network_and_loss():
 
 
 def test_a_run_with_a_network_from_zero_and_another_loss(tmp_path):
-    assert (
-        call(
-            "clouds",
-            "--out",
-            tmp_path / "o",
-            *SMALL,
-            "--model",
-            "deeplabv3-zero",
-            "--loss",
-            "focal",
-        ).exit_code
-        == 0
-    )
+    options = [*SMALL, "--model", "deeplabv3-zero", "--loss", "focal"]
+    assert call("clouds", "--out", tmp_path / "o", *options).exit_code == 0
     settings = json.loads((tmp_path / "o/run.json").read_text())["settings"]
     assert (settings["model"], settings["loss"]) == ("deeplabv3-zero", "focal")
 
@@ -480,7 +377,7 @@ def test_a_file_that_holds_no_weights_is_refused(tmp_path):
     assert "lite.pth" in refused("clouds", "--weights", weights, *SMALL, out=tmp_path / "out")
 
 
-# ------------------------------------------------------------------------------------------------------------- data
+# --------------------------------------------------------------------------------------------- data
 
 
 @pytest.fixture
@@ -490,14 +387,11 @@ def kaggle(tmp_path):
     for place, count in (("train_images", 30), ("test_images", 2)):
         (folder / place).mkdir(parents=True)
         for i in range(count):
-            Image.fromarray(rng.integers(0, 256, (64, 96, 3), np.uint8)).save(
-                folder / place / f"{place[:2]}{i:02d}.jpg"
-            )
-    rows = [
-        f"tr{i:02d}.jpg_{name},{'1 9000' if (i + k) % 5 else ''}\n"
-        for i in range(30)
-        for k, name in enumerate(CLASSES)
-    ]
+            picture = Image.fromarray(rng.integers(0, 256, (64, 96, 3), np.uint8))
+            picture.save(folder / place / f"{place[:2]}{i:02d}.jpg")
+    rows = []
+    for i, (k, name) in itertools.product(range(30), enumerate(CLASSES)):
+        rows.append(f"tr{i:02d}.jpg_{name},{'1 9000' if (i + k) % 5 else ''}\n")
     (folder / "train.csv").write_text(HEADER + "".join(rows))
     return folder
 
@@ -571,39 +465,30 @@ def test_a_picture_that_is_not_there(kaggle, tmp_path):
     assert "tr05.jpg" in refused("clouds", "--data", kaggle, out=tmp_path / "out")
 
 
-# ------------------------------------------------------------------------------------------------------------ score
+# -------------------------------------------------------------------------------------------- score
 
 
 def pixels(text):
-    numbers = [int(number) for number in text.split()]
-    return {
-        pixel
-        for start, length in zip(numbers[::2], numbers[1::2])
-        for pixel in range(start - 1, start - 1 + length)
-    }
+    numbers, found = [int(number) for number in text.split()], set()
+    for start, length in zip(numbers[::2], numbers[1::2]):
+        found |= set(range(start - 1, start - 1 + length))
+    return found
 
 
 def shrunk(text):
     "Pixels of 1400x2100 at the centres of 350x525: every fourth row and column from the third."
     found = (divmod(pixel, 1400) for pixel in pixels(text))
-    return {
-        column // 4 * 350 + row // 4 for column, row in found if row % 4 == 2 and column % 4 == 2
-    }
+    centres = [(column, row) for column, row in found if row % 4 == 2 and column % 4 == 2]
+    return {column // 4 * 350 + row // 4 for column, row in centres}
 
 
 def write(path, table):
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerows(
-            [
-                HEADER.strip().split(","),
-                *(
-                    (f"{picture}_{name}", text)
-                    for picture, texts in table.items()
-                    for name, text in zip(CLASSES, texts)
-                ),
-            ]
-        )
+        writer.writerow(HEADER.strip().split(","))
+        for picture, texts in table.items():
+            for name, text in zip(CLASSES, texts):
+                writer.writerow((f"{picture}_{name}", text))
     return path
 
 
@@ -612,10 +497,8 @@ def boxes(rng, pictures, height, width):
 
     def one(first):
         mask = np.zeros((height, width), bool)
-        top, left = (
-            rng.integers(height // 2),
-            width - width // 4 if first else rng.integers(width // 2),
-        )
+        top = rng.integers(height // 2)
+        left = width - width // 4 if first else rng.integers(width // 2)
         mask[top : top + height // 4, left : left + width // 4] = first or rng.random() < 0.67
         return rle_encode(mask)
 
@@ -626,33 +509,32 @@ def boxes(rng, pictures, height, width):
 @pytest.mark.parametrize("large", [True, False])
 def test_score_equals_a_loop_over_sets_of_pixels(tmp_path, seed, large):
     rng = np.random.default_rng(seed)
-    said, true = boxes(rng, 3, 350, 525), boxes(rng, 3, *((1400, 2100) if large else (350, 525)))
+    said = boxes(rng, 3, 350, 525)
+    true = boxes(rng, 3, 1400, 2100) if large else boxes(rng, 3, 350, 525)
     per_pair = {}
     for picture in said:
         for name, mine, theirs in zip(CLASSES, said[picture], true[picture]):
             a, b = pixels(mine), shrunk(theirs) if large else pixels(theirs)
             per_pair[picture, name] = 2 * len(a & b) / (len(a) + len(b)) if a or b else 1.0
     shuffled = dict(sorted(true.items(), key=lambda _: rng.random()))
-    result = call(
-        "score", write(tmp_path / "said.csv", said), write(tmp_path / "true.csv", shuffled)
-    )
-    lines = result.stdout.splitlines()
-    assert lines[0] == "3 pictures" and lines[-1] == f"dice {np.mean(list(per_pair.values())):.4f}"
-    assert [line.split() for line in lines[1:-1]] == [
-        [name, f"{np.mean([per_pair[picture, name] for picture in said]):.4f}"] for name in CLASSES
-    ]
-    assert 0 < np.mean(list(per_pair.values())) < 1
+    answer, truth = write(tmp_path / "said.csv", said), write(tmp_path / "true.csv", shuffled)
+    lines = call("score", answer, truth).stdout.splitlines()
+    whole = np.mean(list(per_pair.values()))
+    assert lines[0] == "3 pictures" and lines[-1] == f"dice {whole:.4f}"
+    assert len(lines) == 2 + len(CLASSES)
+    for name, line in zip(CLASSES, lines[1:-1]):
+        wanted = np.mean([per_pair[picture, name] for picture in said])
+        assert line.split() == [name, f"{wanted:.4f}"]
+    assert 0 < whole < 1
 
 
 def test_the_last_line_of_score_can_be_cut_out(tmp_path):
     empty = {"a.jpg": [""] * 4}
     for truth, value in ((empty, "1.0000"), ({"a.jpg": ["183750 1", "", "", ""]}, "0.7500")):
         result = call("score", write(tmp_path / "s.csv", empty), write(tmp_path / "t.csv", truth))
-        assert (
-            re.fullmatch(r"dice \d\.\d{4}", result.stdout.splitlines()[-1])
-            and result.stdout.endswith(f"dice {value}\n")
-            and result.stderr == ""
-        )
+        assert re.fullmatch(r"dice \d\.\d{4}", result.stdout.splitlines()[-1])
+        assert result.stdout.endswith(f"dice {value}\n")
+        assert result.stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -669,7 +551,7 @@ def test_score_refuses_what_it_cannot_compare(tmp_path, said, true, words):
     assert "none.csv" in refused("score", tmp_path / "s.csv", tmp_path / "none.csv")
 
 
-# ---------------------------------------------------------------------------------------------------- one small run
+# ------------------------------------------------------------------------------------ one small run
 
 
 @pytest.fixture(scope="session")
@@ -685,12 +567,8 @@ def test_the_run_prints_its_ladder_and_says_where_the_report_is(finished):
     out, result = finished
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["step", "dice", "low", "high", "dice_present", "dice_empty"]
-    assert [line.split()[0] for line in lines[1:-1]] == [
-        "blank",
-        "raw",
-        "area",
-        "recall",
-    ] and lines[-1] == f"report: {out / 'report.html'}"
+    assert [line.split()[0] for line in lines[1:-1]] == ["blank", "raw", "area", "recall"]
+    assert lines[-1] == f"report: {out / 'report.html'}"
     assert "Traceback" not in result.stderr and "Warning" not in result.stderr
 
 
@@ -699,33 +577,26 @@ def test_the_ladder_has_its_columns_and_is_a_ladder(finished):
     assert text.splitlines()[0] == "step,dice,low,high,dice_present,dice_empty"
     ladder = pd.read_csv(finished[0] / "ladder.csv", index_col="step")
     assert list(ladder.index) == ["blank", "raw", "area", "recall"]
-    assert (
-        ((ladder["low"] <= ladder["dice"]) & (ladder["dice"] <= ladder["high"])).all()
-        and ladder.to_numpy().min() >= 0
-        and ladder.to_numpy().max() <= 1
-    )
+    assert ((ladder["low"] <= ladder["dice"]) & (ladder["dice"] <= ladder["high"])).all()
+    assert ladder.to_numpy().min() >= 0
+    assert ladder.to_numpy().max() <= 1
     assert ladder.loc["blank", ["dice_present", "dice_empty"]].tolist() == [0, 1]
     empty = ladder.loc["blank", "dice"]  # the share of empty pairs
-    assert np.allclose(
-        ladder["dice"], empty * ladder["dice_empty"] + (1 - empty) * ladder["dice_present"]
-    )
+    both = empty * ladder["dice_empty"] + (1 - empty) * ladder["dice_present"]
+    assert np.allclose(ladder["dice"], both)
 
 
 def test_the_record_of_the_run(finished):
     record = json.loads((finished[0] / "run.json").read_text())
     assert {"settings", "versions", "seed", "data", "seconds"} <= set(record)
-    assert (
-        record["settings"]["size"] == [32, 48]
-        and record["settings"]["epochs"] == 1
-        and record["settings"]["batch_size"] == 8
-        and record["seed"] == record["settings"]["seed"] == 0
-    )
-    assert (
-        "40 generated scenes" in str(record["data"])
-        and record["versions"]["torch"]
-        and all(value >= 0 for value in record["seconds"].values())
-        and len(record["seconds"]) >= 4
-    )
+    assert record["settings"]["size"] == [32, 48]
+    assert record["settings"]["epochs"] == 1
+    assert record["settings"]["batch_size"] == 8
+    assert record["seed"] == record["settings"]["seed"] == 0
+    assert "40 generated scenes" in str(record["data"])
+    assert record["versions"]["torch"]
+    assert all(value >= 0 for value in record["seconds"].values())
+    assert len(record["seconds"]) >= 4
 
 
 def test_runs_are_collected_and_a_setting_that_an_earlier_version_did_not_record_stays_open(
@@ -737,58 +608,48 @@ def test_runs_are_collected_and_a_setting_that_an_earlier_version_did_not_record
     del record["settings"]["batch_size"]
     (tmp_path / "run.json").write_text(json.dumps(record))
     table = collect_runs([finished[0], tmp_path])
-    assert (
-        table["batch_size"].dropna().tolist() == [8] * 4
-        and table["batch_size"].isna().tolist() == [False] * 4 + [True] * 4
-    )
-    assert (
-        table["step"].tolist() == ["blank", "raw", "area", "recall"] * 2
-        and table["dice"][:4].tolist() == table["dice"][4:].tolist()
-    )
+    assert table["batch_size"].dropna().tolist() == [8] * 4
+    assert table["batch_size"].isna().tolist() == [False] * 4 + [True] * 4
+    assert table["step"].tolist() == ["blank", "raw", "area", "recall"] * 2
+    assert table["dice"][:4].tolist() == table["dice"][4:].tolist()
 
 
 def test_the_report_and_the_weights_are_there(finished):
     out, _ = finished
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") >= 4 and not re.search(
-        r'(src|href)="(?!data:|#)', page
-    )
+    assert page.count("data:image/png;base64,") >= 4
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
     for name in ("raw", "recall", "efficientnet-lite0", "presence_threshold"):
         assert name in page
     for name in ("segment", "presence"):
-        assert (out / f"{name}-last.safetensors").stat().st_size > 1e6 and json.loads(
-            (out / f"{name}-last.json").read_text()
-        )
+        assert (out / f"{name}-last.safetensors").stat().st_size > 1e6
+        assert json.loads((out / f"{name}-last.json").read_text())
     assert not list(out.rglob("*.partial")) and not list(out.glob("*.ckpt"))
 
 
 @pytest.mark.parametrize("name", ["first_submission.csv", "final_submission.csv"])
 def test_the_submissions_are_valid_for_the_test_pictures(finished, name):
     out, _ = finished
-    wanted = [
-        line.split(",")[0]
-        for line in (out / "scenes" / "sample_submission.csv").read_text().splitlines()[1:]
-    ]
+    sample = (out / "scenes" / "sample_submission.csv").read_text().splitlines()
+    wanted = [line.split(",")[0] for line in sample[1:]]
     lines = (out / name).read_text().splitlines()
     assert lines[0] == HEADER.strip() and [line.split(",")[0] for line in lines[1:]] == wanted
-    assert {pair.rsplit("_", 1)[0] for pair in wanted} == {
-        path.name for path in (out / "scenes" / "test_images").iterdir()
-    }
+    pictures = {path.name for path in (out / "scenes" / "test_images").iterdir()}
+    assert {pair.rsplit("_", 1)[0] for pair in wanted} == pictures
     for line in lines[1:]:
         numbers = [int(number) for number in line.split(",")[1].split()]
         starts, ends = np.array(numbers[::2]), np.array(numbers[::2]) + numbers[1::2]
-        assert (
-            len(numbers) % 2 == 0
-            and (starts[1:] >= ends[:-1]).all()
-            and (not numbers or starts[0] >= 1 and ends[-1] - 1 <= 350 * 525)
-        )
+        assert len(numbers) % 2 == 0
+        assert (starts[1:] >= ends[:-1]).all()
+        assert not numbers or starts[0] >= 1 and ends[-1] - 1 <= 350 * 525
 
 
 def test_the_final_submission_only_empties_pairs_of_the_first(finished):
-    first, final = (
-        [line.split(",")[1] for line in (finished[0] / name).read_text().splitlines()[1:]]
-        for name in ("first_submission.csv", "final_submission.csv")
-    )
+    def masks_in(name):
+        lines = (finished[0] / name).read_text().splitlines()[1:]
+        return [line.split(",")[1] for line in lines]
+
+    first, final = masks_in("first_submission.csv"), masks_in("final_submission.csv")
     assert all(after in ("", before) for before, after in zip(first, final, strict=True))
 
 
@@ -824,18 +685,15 @@ def test_resume_with_other_settings_is_refused_and_harms_nothing(finished, chang
     before = results(out) | {"report.html": (out / "report.html").read_bytes()}
     result = call("clouds", "--out", out, *SMALL, *change, "--resume")
     last = result.stderr.strip().splitlines()[-1]
-    assert (
-        result.exit_code == 2
-        and last.startswith("cloudlearn: ")
-        and change[0].lstrip("-") in last
-        and "Traceback" not in result.stderr
-    )
-    assert results(out) | {"report.html": (out / "report.html").read_bytes()} == before, (
-        "a refused run leaves the finished one as it is"
-    )
+    assert result.exit_code == 2
+    assert last.startswith("cloudlearn: ")
+    assert change[0].lstrip("-") in last
+    assert "Traceback" not in result.stderr
+    # a refused run leaves the finished one as it is
+    assert results(out) | {"report.html": (out / "report.html").read_bytes()} == before
 
 
-# ------------------------------------------------------------------------------------------------------ experiments
+# -------------------------------------------------------------------------------------- experiments
 
 EXPERIMENTS = [
     "baseline",
@@ -861,13 +719,12 @@ EXPERIMENTS = [
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_listed_experiment_is_a_function_of_seeds(name):
     parameters = inspect.signature(cli.find_experiment(name)).parameters
-    assert next(iter(parameters)) == "seeds" and all(
-        parameter.default is not inspect.Parameter.empty for parameter in parameters.values()
-    )
+    assert next(iter(parameters)) == "seeds"
+    for parameter in parameters.values():
+        assert parameter.default is not inspect.Parameter.empty
 
 
 def test_the_list_of_experiments_is_whole():
-    with pytest.raises(
-        ValueError, match=f"no experiment 'tea'; choose one of {', '.join(EXPERIMENTS)}$"
-    ):
+    words = f"no experiment 'tea'; choose one of {', '.join(EXPERIMENTS)}$"
+    with pytest.raises(ValueError, match=words):
         cli.find_experiment("tea")

@@ -1,4 +1,4 @@
-"""The final submission: classifier, thresholds and blanking, against slow references and files that are scored again."""
+"""The final submission: classifier, thresholds, blanking, and files that are scored again."""
 
 import numpy as np
 import pytest
@@ -7,13 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from cloudlearn.clouds.data import (
-    CLASSES,
-    encode_masks,
-    read_labels,
-    score_submission,
-    write_submission,
-)
+from cloudlearn.clouds.data import encode_masks, score_submission
 from cloudlearn.clouds.presence import (
     blank_pairs,
     presence_classifier,
@@ -22,8 +16,11 @@ from cloudlearn.clouds.presence import (
     write_final,
 )
 from cloudlearn.encoders import build_classifier
+from cloudlearn.samples import all_known
+from cloudlearn.scenes.clouds import CLOUD_CLASSES
 from cloudlearn.scores import dice
-from cloudlearn.training import native_bf16, predict
+from cloudlearn.submissions import read_labels, write_submission
+from cloudlearn.training import native_bf16, predict_pictures
 
 
 def presence_of(seed, count=40, classes=4):
@@ -39,10 +36,8 @@ def masks_of(seed, count):
     rng = np.random.default_rng(seed)
     masks = np.zeros((count, 4, 350, 525), bool)
     for n, c in np.ndindex(count, 4):
-        (top, bottom), (left, right) = (
-            np.sort(rng.integers(0, 350, 2)),
-            np.sort(rng.integers(0, 525, 2)),
-        )
+        top, bottom = np.sort(rng.integers(0, 350, 2))
+        left, right = np.sort(rng.integers(0, 525, 2))
         masks[n, c, top : bottom + 1, left : right + 1] = rng.random() < 0.5
     return masks
 
@@ -60,14 +55,14 @@ class Means(nn.Module):
         return self.classifier(pictures.float().mean((2, 3)) / 255)
 
 
-# ------------------------------------------------------------------------------------------------ the classifier
+# ----------------------------------------------------------------------------------- the classifier
 
 
 def test_a_fresh_classifier_is_undecided():
     pictures = np.random.default_rng(0).integers(0, 256, (6, 64, 96, 3)).astype(np.uint8)
     for seed in range(3):
-        prob = predict(presence_classifier(seed=seed), pictures)
-        assert prob.shape == (6, len(CLASSES)) and 0.4 < prob.min() and prob.max() < 0.6
+        prob = predict_pictures(presence_classifier(seed=seed), pictures)
+        assert prob.shape == (6, len(CLOUD_CLASSES)) and 0.4 < prob.min() and prob.max() < 0.6
 
 
 def test_the_seed_settles_the_head_and_nothing_else():
@@ -77,44 +72,31 @@ def test_the_seed_settles_the_head_and_nothing_else():
     one, same, other = (presence_classifier(seed=seed).state_dict() for seed in (1, 1, 2))
     assert torch.equal(torch.rand(1), expected), "the caller's random numbers were touched"
     assert all(torch.equal(one[name], same[name]) for name in one)
-    assert {name for name in one if not torch.equal(one[name], other[name])} == {
-        "1.classifier.weight"
-    }
+    differs = {name for name in one if not torch.equal(one[name], other[name])}
+    assert differs == {"1.classifier.weight"}
     body = build_classifier(classes=4).state_dict()
     assert all(torch.equal(one[name], body[name]) for name in one if "classifier" not in name)
 
 
 def test_training_minimises_binary_cross_entropy(tmp_path):
-    pictures = (
-        np.random.default_rng(1).integers(0, 256, (12, 8, 8, 1)).repeat(3, 3).astype(np.uint8)
-    )
-    pictures = (pictures // 2 + np.arange(0, 120, 10).reshape(12, 1, 1, 1)).astype(np.uint8)
-    present = pictures.mean((1, 2, 3))[:, None] > np.array(
-        [80, 100, 120, 140]
-    )  # several classes at once
+    grey = np.random.default_rng(1).integers(0, 256, (12, 8, 8, 1)).repeat(3, 3)
+    pictures = (grey // 2 + np.arange(0, 120, 10).reshape(12, 1, 1, 1)).astype(np.uint8)
+    # several classes at once
+    present = pictures.mean((1, 2, 3))[:, None] > np.array([80, 100, 120, 140])
+    samples = all_known(map(str, range(12)), pictures, labels=present)
     network = Means()
     log = train_presence(
-        network,
-        (pictures, present),
-        (pictures, present),
-        tmp_path,
-        epochs=3,
-        batch_size=4,
-        progress=False,
+        network, samples, samples, tmp_path, epochs=3, batch_size=4, progress=False
     )
-    prob, true = (
-        torch.from_numpy(array).float() for array in (predict(network, pictures), present)
-    )
-    assert log.valid_loss.iloc[-1] == pytest.approx(
-        float(nn.functional.binary_cross_entropy(prob, true)), rel=1e-3 if native_bf16() else 1e-4
-    )
-    assert (
-        log.train_loss.iloc[-1] < log.train_loss.iloc[0]
-        and (tmp_path / "presence-last.safetensors").exists()
-    )
+    prob = torch.from_numpy(predict_pictures(network, pictures)).float()
+    wanted = nn.functional.binary_cross_entropy(prob, torch.from_numpy(present).float())
+    close = 1e-3 if native_bf16() else 1e-4
+    assert log.valid_loss.iloc[-1] == pytest.approx(float(wanted), rel=close)
+    assert log.train_loss.iloc[-1] < log.train_loss.iloc[0]
+    assert (tmp_path / "presence-last.safetensors").exists()
 
 
-# ------------------------------------------------------------------------------------------------ thresholds
+# --------------------------------------------------------------------------------------- thresholds
 
 
 @given(st.integers(0, 10**6), st.floats(0.05, 1))
@@ -132,9 +114,8 @@ def test_every_class_has_a_threshold_of_its_own(seed):
     present, probs = presence_of(seed)
     order = np.random.default_rng(seed).permutation(4)
     cuts = presence_thresholds(present, probs)
-    np.testing.assert_array_equal(
-        presence_thresholds(present[:, order], probs[:, order]), cuts[order]
-    )
+    reordered = presence_thresholds(present[:, order], probs[:, order])
+    np.testing.assert_array_equal(reordered, cuts[order])
     np.testing.assert_array_equal(presence_thresholds(present, probs, 0.5) >= cuts, True)
 
 
@@ -155,7 +136,7 @@ def test_a_class_without_pictures_is_named():
         presence_thresholds(present[:, 0], probs[:, 0])
 
 
-# ------------------------------------------------------------------------------------------------ blanking
+# ----------------------------------------------------------------------------------------- blanking
 
 
 @given(st.integers(0, 10**6))
@@ -181,10 +162,8 @@ def files(tmp_path):
     "A first submission and its truth, with pictures in no alphabetical order."
     names = ["d.jpg", "a.jpg", "c.jpg", "b.jpg", "e.jpg"]
     pred, true = masks_of(1, 5), masks_of(2, 5)
-    first, truth = (
-        write_submission(tmp_path / f"{name}.csv", names, map(encode_masks, masks))
-        for name, masks in (("first", pred), ("truth", true))
-    )
+    first = write_submission(tmp_path / "first.csv", names, map(encode_masks, pred))
+    truth = write_submission(tmp_path / "truth.csv", names, map(encode_masks, true))
     return names, true.any((2, 3)), first, truth
 
 
@@ -197,33 +176,22 @@ def test_the_final_file_scores_what_blank_pairs_says(files, tmp_path, seed):
     final = write_final(tmp_path / "final.csv", first, probs, cuts)
     after = score_submission(final, truth)
     assert list(after.index) == names and first.read_text() == text
-    np.testing.assert_array_equal(
-        after.to_numpy(), blank_pairs(before.to_numpy(), present, probs < cuts.astype(np.float32))
-    )
+    wanted = blank_pairs(before.to_numpy(), present, probs < cuts.astype(np.float32))
+    np.testing.assert_array_equal(after.to_numpy(), wanted)
 
 
 def test_a_pair_at_its_threshold_stays(files, tmp_path):
-    names, present, first, _ = files
+    _, _, first, _ = files
     probs = np.full((5, 4), 0.7, np.float32)
     table = read_labels(first)
-    assert read_labels(write_final(tmp_path / "final.csv", first, probs, np.full(4, 0.7))).equals(
-        table
-    )  # 0.7 in 64 bits is larger
-    assert (
-        read_labels(
-            write_final(tmp_path / "final.csv", first, probs, np.array([0.71, 0.7, 0.7, 0.7]))
-        )
-        .iloc[:, 0]
-        .eq("")
-        .all()
-    )
-    assert (
-        read_labels(
-            write_final(tmp_path / "final.csv", first, probs, np.array([0.71, 0.7, 0.7, 0.7]))
-        )
-        .iloc[:, 1:]
-        .equals(table.iloc[:, 1:])
-    )
+
+    def final(*cuts):
+        return read_labels(write_final(tmp_path / "final.csv", first, probs, np.array(cuts)))
+
+    assert final(0.7, 0.7, 0.7, 0.7).equals(table)  # 0.7 in 64 bits is larger
+    above = final(0.71, 0.7, 0.7, 0.7)
+    assert above.iloc[:, 0].eq("").all()
+    assert above.iloc[:, 1:].equals(table.iloc[:, 1:])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The cloud pipeline: cuts are scored on pictures that had no say in them, and a finished run can be opened again."""
+"""The cloud pipeline: no picture has a say in its own cuts, and a finished run can be opened."""
 
 import json
 
@@ -12,11 +12,12 @@ from cloudlearn.clouds.presence import (
     write_final,
 )
 from cloudlearn.clouds.run import CLOUDS, cross_fit, crossed_scores
-from cloudlearn.clouds.segment import AREAS, THRESHOLDS, fit_cuts, read_cuts, write_first
+from cloudlearn.clouds.segment import AREAS, fit_cuts, read_cuts, write_first
 from cloudlearn.files import load_pictures
 from cloudlearn.prediction import load_run, pipeline_of
 from cloudlearn.runs import CloudRun, complete, execute, plain_settings, run_from_settings
-from cloudlearn.training import predict
+from cloudlearn.scores import THRESHOLDS
+from cloudlearn.training import predict_pictures
 
 
 def made_up(seed, count=24):
@@ -48,28 +49,22 @@ def test_a_picture_has_no_say_in_its_own_cuts_and_thresholds(seed):
     (first, second), _ = cross_fit(present, seed)
     for half, other in ((first, second), (second, first)):
         changed, doubt = tables.copy(), presence.copy()
-        changed[half[0]], doubt[half[0]] = (
-            50 * np.arange(tables[0].size).reshape(tables[0].shape),
-            0.0,
-        )
-        before, after = (
-            crossed_scores(scores, present, probs, recall=0.9, seed=seed)
-            for scores, probs in ((tables, presence), (changed, doubt))
-        )
+        changed[half[0]] = 50 * np.arange(tables[0].size).reshape(tables[0].shape)
+        doubt[half[0]] = 0.0
+        before = crossed_scores(tables, present, presence, recall=0.9, seed=seed)
+        after = crossed_scores(changed, present, doubt, recall=0.9, seed=seed)
         for old, new in zip(before, after):
             np.testing.assert_array_equal(old[half[1:]], new[half[1:]])
         assert (before[0][other] != after[0][other]).any(), "the other half listens to it"
 
 
 def test_the_classifier_forgets_on_purpose():
-    "With its batch normalisation at rest, dropout alone makes two training passes differ; in use there is none."
+    "Dropout alone makes two training passes differ, with batch normalisation at rest; not in use."
     import torch
     from torch import nn
 
-    network, pictures = (
-        presence_classifier("none"),
-        torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8),
-    )
+    network = presence_classifier("none")
+    pictures = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
         network.eval()
         assert torch.equal(network(pictures), network(pictures))
@@ -83,53 +78,35 @@ def test_the_classifier_forgets_on_purpose():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     "A small run; read only."
-    run = CloudRun(
-        out=tmp_path_factory.mktemp("runs") / "clouds",
-        scenes=40,
-        size=(32, 48),
-        epochs=1,
-        progress=False,
-    )
+    out = tmp_path_factory.mktemp("runs") / "clouds"
+    run = CloudRun(out=out, scenes=40, size=(32, 48), epochs=1, progress=False)
     return run, execute(CLOUDS, run)
 
 
 def test_a_finished_run_is_loaded_and_answers_as_it_did(finished, tmp_path):
     run, ladder = finished
     loaded = load_run(run.out)
-    assert loaded.run == run_from_settings(
-        CloudRun, plain_settings(complete(run)), out=run.out
-    ) and loaded.pipeline is pipeline_of("clouds")
-    names = [
-        line.split("_")[0]
-        for line in (run.out / "scenes" / "sample_submission.csv").read_text().splitlines()[1::4]
-    ]
+    assert loaded.run == run_from_settings(CloudRun, plain_settings(complete(run)), out=run.out)
+    assert loaded.pipeline is pipeline_of("clouds")
+    sample = (run.out / "scenes" / "sample_submission.csv").read_text().splitlines()
+    names = [line.split("_")[0] for line in sample[1::4]]
     folder, (cuts, thresholds) = run.out / "scenes" / "test_images", loaded.decisions
-    first = write_first(
-        tmp_path / "first.csv", loaded.networks[0], folder, names, size=loaded.run.size, cuts=cuts
-    )
+    asked = dict(size=loaded.run.size, cuts=cuts)
+    first = write_first(tmp_path / "first.csv", loaded.networks[0], folder, names, **asked)
     assert first.read_bytes() == (run.out / "first_submission.csv").read_bytes()
-    probs = predict(loaded.networks[1], load_pictures(folder, names, loaded.run.size))
-    assert (
-        write_final(tmp_path / "final.csv", first, probs, thresholds).read_bytes()
-        == (run.out / "final_submission.csv").read_bytes()
-    )
-    assert not any(network.training for network in loaded.networks) and list(ladder["step"]) == [
-        "blank",
-        "raw",
-        "area",
-        "recall",
-    ]
+    probs = predict_pictures(loaded.networks[1], load_pictures(folder, names, loaded.run.size))
+    final = write_final(tmp_path / "final.csv", first, probs, thresholds)
+    assert final.read_bytes() == (run.out / "final_submission.csv").read_bytes()
+    assert not any(network.training for network in loaded.networks)
+    assert list(ladder["step"]) == ["blank", "raw", "area", "recall"]
 
 
 def test_the_record_is_the_settings(finished):
     record = json.loads((finished[0].out / "run.json").read_text())
-    assert (
-        record["settings"] == plain_settings(complete(finished[0]))
-        and record["pipeline"] == "clouds"
-    )
-    assert not {"out", "resume", "progress"} & set(record["settings"]), (
-        "what changes no result is no setting"
-    )
+    assert record["settings"] == plain_settings(complete(finished[0]))
+    assert record["pipeline"] == "clouds"
+    # what changes no result is no setting
+    assert not {"out", "resume", "progress"} & set(record["settings"])
 
 
 @pytest.mark.parametrize(

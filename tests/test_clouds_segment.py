@@ -1,4 +1,4 @@
-"""The first submission: maps, tables of cuts, and the file, against slow references and small stand-in networks."""
+"""The first submission: maps, tables of cuts, and the file, against slow references."""
 
 import itertools
 
@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from cloudlearn.clouds.data import CLASSES, SUBMISSION_SHAPE, label_masks, read_labels
+from cloudlearn.clouds.data import label_masks
 from cloudlearn.clouds.segment import (
     AREAS,
-    THRESHOLDS,
     Cuts,
     cut_maps,
     fit_cuts,
@@ -26,7 +25,10 @@ from cloudlearn.clouds.segment import (
     write_first,
 )
 from cloudlearn.decisions import decide
-from cloudlearn.scores import dice
+from cloudlearn.samples import all_known, pick
+from cloudlearn.scenes.clouds import CLOUD_CLASSES
+from cloudlearn.scores import THRESHOLDS, dice
+from cloudlearn.submissions import SUBMISSION_SHAPE, read_labels
 
 GRID = np.array([0.2, 0.35, 0.5, 0.75], np.float32)
 SIZES = np.array([0, 1, 3, 12, 60])
@@ -62,9 +64,15 @@ class Slope(nn.Module):
 def pictures_of(seed, count=5, shape=(12, 18)):
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (count, 4, 6, 3)).astype(np.uint8)
-    return np.stack(
-        [cv2.resize(one, shape[::-1], interpolation=cv2.INTER_LINEAR) for one in coarse]
-    )
+    fine = [cv2.resize(one, shape[::-1], interpolation=cv2.INTER_LINEAR) for one in coarse]
+    return np.stack(fine)
+
+
+def samples_of(seed, count):
+    "Pictures with four masks that can be read off their colours."
+    pictures = pictures_of(seed, count)
+    masks = np.stack([pictures[..., c] > 128 for c in (0, 1, 2, 0)], axis=1)
+    return all_known(map(str, range(count)), pictures, masks=masks)
 
 
 def pairs_of(seed, count=4, classes=4, shape=(10, 14)):
@@ -72,13 +80,12 @@ def pairs_of(seed, count=4, classes=4, shape=(10, 14)):
     rng = np.random.default_rng(seed)
     maps = rng.random((count, classes, *shape), dtype=np.float32)
     maps = np.stack([[cv2.blur(plane, (3, 3)) for plane in four] for four in maps])
-    maps = (1.6 * maps - 0.3).clip(0, 1).round(2)
-    return maps.astype(np.float32), (rng.random(maps.shape) < 0.3) & (
-        rng.random((count, classes, 1, 1)) < 0.6
-    )
+    maps = (1.6 * maps - 0.3).clip(0, 1).round(2).astype(np.float32)
+    truths = (rng.random(maps.shape) < 0.3) & (rng.random((count, classes, 1, 1)) < 0.6)
+    return maps, truths
 
 
-# ------------------------------------------------------------------------------------------------ the network
+# -------------------------------------------------------------------------------------- the network
 
 
 def test_segmenter_is_settled_by_its_seed():
@@ -90,89 +97,53 @@ def test_segmenter_is_settled_by_its_seed():
     states = [network.state_dict() for network in (one, same, other)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     differs = {name for name in states[0] if not torch.equal(states[0][name], states[2][name])}
-    assert any("decoder" in name for name in differs) and not any(
-        "encoder" in name for name in differs
-    )
+    assert any("decoder" in name for name in differs)
+    assert not any("encoder" in name for name in differs)
 
 
 @pytest.mark.parametrize("shape", [(32, 64), (35, 53)])
 def test_segmenter_answers_for_any_size(shape):
+    network, pictures = segmenter(weights="none").eval(), torch.zeros(2, 3, *shape).byte()
     with torch.inference_mode():
-        assert segmenter(weights="none").eval()(
-            torch.zeros(2, 3, *shape, dtype=torch.uint8)
-        ).shape == (2, len(CLASSES), *shape)
+        assert network(pictures).shape == (2, len(CLOUD_CLASSES), *shape)
 
 
 def test_train_segmenter_learns_and_keeps_its_last_weights(tmp_path):
-    pictures = pictures_of(0, 8)
-    masks = np.stack([pictures[..., c] > 128 for c in (0, 1, 2, 0)], axis=1)
+    samples = samples_of(0, 8)
     network = Colours()
-    log = train_segmenter(
-        network,
-        (pictures[:6], masks[:6]),
-        (pictures[6:], masks[6:]),
-        tmp_path,
-        epochs=3,
-        batch_size=2,
-        encoder_share=1.0,
-        progress=False,
-        settings={"note": "x"},
-    )
-    assert list(log.columns) == [
-        "epoch",
-        "train_loss",
-        "valid_loss",
-        "learning_rate",
-        "seconds",
-    ] and log.epoch.tolist() == [1, 2, 3]
+    train, valid = pick(samples, slice(6)), pick(samples, slice(6, None))
+    asked = dict(epochs=3, batch_size=2, encoder_share=1.0, progress=False)
+    log = train_segmenter(network, train, valid, tmp_path, **asked, settings={"note": "x"})
+    assert list(log.columns) == ["epoch", "train_loss", "valid_loss", "learning_rate", "seconds"]
+    assert log.epoch.tolist() == [1, 2, 3]
     from cloudlearn.training import load_network_state
 
     state, settings = load_network_state(tmp_path / "segment-last.safetensors")
-    assert (
-        torch.equal(state["scale"], network.scale.detach())
-        and settings["note"] == "x"
-        and settings["batch_size"] == 2
-    )
+    assert torch.equal(state["scale"], network.scale.detach())
+    assert settings["note"] == "x"
+    assert settings["batch_size"] == 2
     assert network.scale[0, 1] > -6, "the plane that answered the wrong way round has not moved"
 
 
 def test_the_loss_is_the_one_that_was_asked_for(tmp_path):
     from cloudlearn.losses import named_loss
 
-    pictures = pictures_of(3, 4)
-    masks = np.stack([pictures[..., c] > 128 for c in (0, 1, 2, 0)], axis=1)
-    for loss in (
-        named_loss("bce-dice", dice_weight=1 / 3),
-        named_loss("focal"),
-        named_loss("lovasz"),
-    ):
-        log = train_segmenter(
-            Colours(),
-            (pictures, masks),
-            (pictures, masks),
-            tmp_path,
-            epochs=1,
-            batch_size=4,
-            learning_rate=1e-9,
-            progress=False,
-            loss=loss,
-        )
+    samples = samples_of(3, 4)
+    losses = named_loss("bce-dice", dice_weight=1 / 3), named_loss("focal"), named_loss("lovasz")
+    for loss in losses:
+        asked = dict(epochs=1, batch_size=4, learning_rate=1e-9, progress=False)
+        log = train_segmenter(Colours(), samples, samples, tmp_path, **asked, loss=loss)
         with torch.no_grad():
-            expected = loss(
-                Colours()(torch.from_numpy(pictures).permute(0, 3, 1, 2)),
-                torch.from_numpy(masks).float(),
-            )
+            logits = Colours()(torch.from_numpy(samples.pictures).permute(0, 3, 1, 2))
+            expected = loss(logits, torch.from_numpy(samples.masks).float())
         assert log.valid_loss[0] == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_a_network_set_to_eval_is_trained_all_the_same(tmp_path):
     torch.manual_seed(0)
     network = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)).eval()
-    pictures = pictures_of(0, 6)
-    masks = np.stack([pictures[..., c] > 128 for c in (0, 1, 2, 0)], axis=1)
-    train_segmenter(
-        _Float(network), (pictures, masks), (pictures, masks), tmp_path, epochs=1, progress=False
-    )
+    samples = samples_of(0, 6)
+    train_segmenter(_Float(network), samples, samples, tmp_path, epochs=1, progress=False)
     assert network[0].running_mean.abs().min() > 1, "batch normalisation has not seen the pictures"
 
 
@@ -188,7 +159,7 @@ class _Float(nn.Module):
         return self.network(pictures.float())
 
 
-# ------------------------------------------------------------------------------------------------ maps
+# --------------------------------------------------------------------------------------------- maps
 
 
 @given(
@@ -201,10 +172,10 @@ def test_scale_maps_is_torchs_bilinear(seed, small, wanted):
     maps = np.random.default_rng(seed).random((3, *small), dtype=np.float32)
     theirs = torch.nn.functional.interpolate(
         torch.from_numpy(maps)[None], size=wanted, mode="bilinear", align_corners=False
-    )[0].numpy()
+    )
     ours = scale_maps(maps, wanted)
     assert ours.shape == (3, *wanted) and ours.dtype == np.float32
-    np.testing.assert_allclose(ours, theirs, atol=2e-5)
+    np.testing.assert_allclose(ours, theirs[0].numpy(), atol=2e-5)
     assert ours.min() >= maps.min() - 1e-6 and ours.max() <= maps.max() + 1e-6
 
 
@@ -222,22 +193,18 @@ def test_every_picture_gets_its_maps_whatever_the_chunk(chunk):
     network, pictures = Colours(), pictures_of(1)
     maps = list(probability_maps(network, pictures, chunk=chunk))
     assert len(maps) == len(pictures) and maps[0].shape == (4, *SUBMISSION_SHAPE)
-    logits = (pictures[..., [0, 1, 2, 0]].transpose(0, 3, 1, 2) / 255 - 0.5) * np.array(
-        [6, -6, 4, 2]
-    ).reshape(4, 1, 1)
+    planes = pictures[..., [0, 1, 2, 0]].transpose(0, 3, 1, 2) / 255 - 0.5
+    logits = planes * np.array([6, -6, 4, 2]).reshape(4, 1, 1)
     for got, want in zip(maps, 1 / (1 + np.exp(-logits))):
         np.testing.assert_allclose(got, scale_maps(want.astype(np.float32)), atol=1e-5)
 
 
 def test_flips_are_averaged_and_turned_back():
     pictures = pictures_of(2, 2)
-    one, four = (
-        list(probability_maps(Slope(), pictures, flips=flips, shape=(12, 18)))[0]
-        for flips in (False, True)
-    )
-    np.testing.assert_allclose(
-        four, np.mean([one, one[:, ::-1], one[:, :, ::-1], one[:, ::-1, ::-1]], axis=0), atol=1e-6
-    )
+    one, _ = probability_maps(Slope(), pictures, flips=False, shape=(12, 18))
+    four, _ = probability_maps(Slope(), pictures, flips=True, shape=(12, 18))
+    turned = [one, one[:, ::-1], one[:, :, ::-1], one[:, ::-1, ::-1]]
+    np.testing.assert_allclose(four, np.mean(turned, axis=0), atol=1e-6)
     assert np.abs(one - four).max() > 0.1
 
 
@@ -252,7 +219,7 @@ def test_maps_are_made_when_they_are_asked_for():
     assert list(probability_maps(network, pictures_of(3)[:0])) == []
 
 
-# ------------------------------------------------------------------------------------------------ tables and cuts
+# ---------------------------------------------------------------------------------- tables and cuts
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -261,26 +228,20 @@ def test_tables_hold_what_deciding_and_scoring_gives(seed):
     tables = pair_tables(iter(maps), iter(truths), GRID, SIZES)
     assert tables.shape == (4, 4, len(GRID), len(SIZES))
     for (t, threshold), (a, area) in itertools.product(enumerate(GRID), enumerate(SIZES)):
-        np.testing.assert_array_equal(
-            tables[:, :, t, a], dice(decide(maps, threshold, area), truths)
-        )
+        wanted = dice(decide(maps, threshold, area), truths)
+        np.testing.assert_array_equal(tables[:, :, t, a], wanted)
 
 
-@given(
-    st.integers(0, 10**6),
-    st.lists(
-        st.tuples(st.sampled_from(GRID.tolist()), st.sampled_from(SIZES.tolist())),
-        min_size=4,
-        max_size=4,
-    ),
-)
+CELLS = st.tuples(st.sampled_from(GRID.tolist()), st.sampled_from(SIZES.tolist()))
+
+
+@given(st.integers(0, 10**6), st.lists(CELLS, min_size=4, max_size=4))
 def test_a_look_up_is_what_cutting_gives(seed, chosen):
     maps, truths = pairs_of(seed, count=2)
     cuts = Cuts(*zip(*chosen))
     looked_up = read_cuts(pair_tables(maps, truths, GRID, SIZES), cuts, GRID, SIZES)
-    np.testing.assert_array_equal(
-        looked_up, dice(np.stack([cut_maps(four, cuts) for four in maps]), truths)
-    )
+    masks = np.stack([cut_maps(four, cuts) for four in maps])
+    np.testing.assert_array_equal(looked_up, dice(masks, truths))
 
 
 @pytest.mark.parametrize("maps, truths, place", [(3, 2, 2), (2, 3, 2), (0, 1, 0)])
@@ -305,28 +266,25 @@ def test_fit_cuts_takes_the_best_cell_of_every_class(seed):
     for c, (cut, area) in enumerate(zip(*cuts)):
         t, a = np.flatnonzero(GRID == np.float32(cut))[0], list(SIZES).index(area)
         assert tables[:, c, t, a].mean() == pytest.approx(tables[:, c].mean(0).max())
-    np.testing.assert_allclose(
-        read_cuts(tables, cuts, GRID, SIZES).mean(0), tables.mean(0).max((1, 2))
-    )
+    best = tables.mean(0).max((1, 2))
+    np.testing.assert_allclose(read_cuts(tables, cuts, GRID, SIZES).mean(0), best)
 
 
-def test_equal_cells_give_the_first_and_thresholds_read_as_written():
+def test_equal_cells_give_one_half_and_thresholds_read_as_written():
     cuts = fit_cuts(np.ones((2, 4, len(THRESHOLDS), len(AREAS))))
-    assert cuts == Cuts((0.2,) * 4, (0,) * 4)
+    assert cuts == Cuts((0.5,) * 4, (0,) * 4)
     tables = np.zeros((1, 1, len(THRESHOLDS), len(AREAS)))
-    tables[0, 0, 3, 5] = 1
+    tables[0, 0, 8, 5] = 1
     (cut,), (area,) = fit_cuts(tables)
-    assert (
-        (cut, area) == (0.35, 10_000)
-        and type(cut) is float
-        and type(area) is int
-        and np.float32(cut) == THRESHOLDS[3]
-    )
+    assert (cut, area) == (0.35, 10_000)
+    assert type(cut) is float and type(area) is int
+    assert np.float32(cut) == THRESHOLDS[8]
 
 
 def test_the_plain_cut_is_on_the_grid():
     tables = np.random.default_rng(0).random((3, 4, len(THRESHOLDS), len(AREAS)))
-    np.testing.assert_array_equal(read_cuts(tables, Cuts((0.5,) * 4, (0,) * 4)), tables[:, :, 6, 0])
+    found = read_cuts(tables, Cuts((0.5,) * 4, (0,) * 4))
+    np.testing.assert_array_equal(found, tables[:, :, 11, 0])
 
 
 @pytest.mark.parametrize(
@@ -347,17 +305,13 @@ def test_cut_maps_is_strict_on_both_sides():
     prob[0, :3], prob[4, 4:] = 0.7, 0.5
     maps = np.stack([prob] * 4)
     on = cut_maps(maps, Cuts((0.5, 0.4, 0.4, 0.7), (0, 2, 3, 0)))
-    assert on.sum((1, 2)).tolist() == [
-        3,
-        3,
-        0,
-        0,
-    ]  # 0.5 is not above 0.5; 2 and 3 pixels are not more than 2 and 3
+    # 0.5 is not above 0.5, and 2 and 3 pixels are not more than 2 and 3
+    assert on.sum((1, 2)).tolist() == [3, 3, 0, 0]
     with pytest.raises(ValueError, match="4 maps"):
         cut_maps(maps, Cuts((0.5,) * 3, (0,) * 3))
 
 
-# ------------------------------------------------------------------------------------------------ the file
+# ----------------------------------------------------------------------------------------- the file
 
 
 @pytest.fixture
@@ -385,29 +339,16 @@ def test_the_file_holds_the_masks_in_the_order_asked_for(folder):
 
 @pytest.mark.parametrize("chunk", [1, 2, 4])
 def test_the_chunk_changes_nothing(folder, chunk):
-    whole = write_first(
-        folder / "whole.csv", Colours(), folder, NAMES, size=(12, 18), cuts=CUTS, flips=True
-    ).read_text()
-    assert (
-        write_first(
-            folder / "first.csv",
-            Colours(),
-            folder,
-            NAMES,
-            size=(12, 18),
-            cuts=CUTS,
-            flips=True,
-            chunk=chunk,
-        ).read_text()
-        == whole
-    )
+    asked = dict(size=(12, 18), cuts=CUTS, flips=True)
+    whole = write_first(folder / "whole.csv", Colours(), folder, NAMES, **asked)
+    parts = write_first(folder / "first.csv", Colours(), folder, NAMES, **asked, chunk=chunk)
+    assert parts.read_text() == whole.read_text()
 
 
 def test_a_missing_picture_leaves_no_file_and_no_damage(folder):
-    path = write_first(folder / "first.csv", Colours(), folder, NAMES[:2], size=(12, 18), cuts=CUTS)
+    asked = dict(size=(12, 18), cuts=CUTS)
+    path = write_first(folder / "first.csv", Colours(), folder, NAMES[:2], **asked)
     before = path.read_text()
     with pytest.raises(ValueError, match="gone.png"):
-        write_first(
-            path, Colours(), folder, NAMES + ["gone.png"], size=(12, 18), cuts=CUTS, chunk=2
-        )
+        write_first(path, Colours(), folder, NAMES + ["gone.png"], **asked, chunk=2)
     assert path.read_text() == before and not list(folder.glob("*.partial"))

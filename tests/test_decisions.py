@@ -24,11 +24,9 @@ from cloudlearn.decisions import (
 )
 
 matplotlib.use("Agg")
+EIGHTHS = st.sampled_from(np.linspace(0, 1, 9, dtype=np.float32))
 PRESENCE = st.integers(1, 40).flatmap(
-    lambda n: st.tuples(
-        hnp.arrays(bool, n),
-        hnp.arrays(np.float32, n, elements=st.sampled_from(np.linspace(0, 1, 9, dtype=np.float32))),
-    )
+    lambda n: st.tuples(hnp.arrays(bool, n), hnp.arrays(np.float32, n, elements=EIGHTHS))
 )
 
 
@@ -65,10 +63,7 @@ def test_recall_threshold_is_the_largest_that_keeps_the_recall(pair, target):
 @pytest.mark.parametrize("dtype", (np.float32, np.float64))
 def test_recall_threshold_on_larger_sets_uses_every_picture(seed, dtype):
     rng = np.random.default_rng(seed)
-    true, prob = (
-        rng.random(203) < 0.5,
-        rng.random(203).astype(dtype),
-    )  # 203 is no multiple of a batch
+    true, prob = rng.random(203) < 0.5, rng.random(203).astype(dtype)  # 203: no whole batches
     for target in (0.5, 0.9, 0.94):
         got = recall_threshold(true, prob, target)
         assert got == max(c for c in prob if recall_at(true, prob, c) >= target)
@@ -89,9 +84,8 @@ def test_precision_threshold_holds_from_there_on(pair, target):
     true, prob = pair
     assume(true.any())
     values = np.unique(prob)
-    holds = [
-        v for v in values if all(precision_at(true, prob, u) >= target for u in values[values >= v])
-    ]
+    reached = [precision_at(true, prob, v) >= target for v in values]
+    holds = [v for i, v in enumerate(values) if all(reached[i:])]
     if holds:
         assert precision_threshold(true, prob, target) == min(holds)
     else:
@@ -140,9 +134,8 @@ def test_dice_cut():
 @pytest.mark.parametrize("expected", (0.3, 0.55, 0.8))
 def test_dice_cut_is_the_best_cut_for_calibrated_probabilities(expected):
     prob = np.linspace(0, 1, 1001)
-    earned = [
-        np.where(prob > cut, prob * expected, 1 - prob).mean() for cut in prob
-    ]  # the expectation, without sampling
+    # the expectation, without sampling
+    earned = [np.where(prob > cut, prob * expected, 1 - prob).mean() for cut in prob]
     assert prob[np.argmax(earned)] == pytest.approx(dice_cut(expected), abs=2e-3)
 
 
@@ -165,13 +158,9 @@ def slow_dice(prob, true, threshold, area):
     return 2 * (keep & true).sum() / total if total else 1.0
 
 
+SIX = st.sampled_from(np.float32([0, 0.1, 0.3, 0.5, 0.7, 1]))
 MAPS = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9).flatmap(
-    lambda shape: st.tuples(
-        hnp.arrays(
-            np.float32, shape, elements=st.sampled_from(np.float32([0, 0.1, 0.3, 0.5, 0.7, 1]))
-        ),
-        hnp.arrays(bool, shape),
-    )
+    lambda shape: st.tuples(hnp.arrays(np.float32, shape, elements=SIX), hnp.arrays(bool, shape))
 )
 GRID = np.array([0.7, 0, 0.3, 0.5, 1, 0.05]), np.array([3, 0, 1, 2, 40])
 
@@ -199,13 +188,8 @@ def test_area_search_and_decide_are_one_rule(pair):
 @pytest.mark.parametrize("blur", (0.8, 3, 15))
 def test_area_search_on_a_large_map(blur):
     rng = np.random.default_rng(0)
-    prob = cv2.normalize(
-        cv2.GaussianBlur(rng.random((175, 263), dtype=np.float32), (0, 0), blur),
-        None,
-        0,
-        1,
-        cv2.NORM_MINMAX,
-    )
+    smooth = cv2.GaussianBlur(rng.random((175, 263), dtype=np.float32), (0, 0), blur)
+    prob = cv2.normalize(smooth, None, 0, 1, cv2.NORM_MINMAX)
     true = cv2.GaussianBlur(rng.random((175, 263)), (0, 0), 20) > 0.5
     thresholds, areas = np.linspace(0.1, 0.9, 7), [0, 10, 300, 5000]
     table = threshold_area_dice(prob, true, thresholds, areas)
@@ -218,15 +202,12 @@ def test_area_search_on_a_large_map(blur):
 def test_a_component_of_exactly_the_minimum_goes_and_corners_touch():
     prob = np.zeros((4, 6), np.float32)
     prob[0, 0] = prob[1, 1] = prob[2, 2] = 0.9  # one component of three, over corners
-    prob[0, 5] = prob[1, 0] = (
-        0.9  # the end of a row and the start of the next do not touch, (1, 0) touches (0, 0)
-    )
-    assert (
-        decide(prob, 0.5, 0).sum() == 5
-        and decide(prob, 0.5, 1).sum() == 4
-        and decide(prob, 0.5, 3).sum() == 4
-        and not decide(prob, 0.5, 4).any()
-    )
+    # the end of a row and the start of the next do not touch, (1, 0) touches (0, 0)
+    prob[0, 5] = prob[1, 0] = 0.9
+    assert decide(prob, 0.5, 0).sum() == 5
+    assert decide(prob, 0.5, 1).sum() == 4
+    assert decide(prob, 0.5, 3).sum() == 4
+    assert not decide(prob, 0.5, 4).any()
     true = prob > 0.5
     assert threshold_area_dice(prob, true, [0.5], [0, 1, 3, 4]).tolist() == [[1, 8 / 9, 8 / 9, 0]]
 
@@ -244,9 +225,8 @@ def test_thresholds_compare_in_float32_and_strictly():
     for threshold in (0.3, np.float64(0.3), np.float32(0.3)):
         assert not decide(prob, threshold).any()
     assert not decide(prob.astype(float), 0.3).any() and not decide(np.full((2, 2), 0.3), 0.3).any()
-    assert threshold_area_dice(
-        prob, np.ones((2, 2), bool), np.array([0.3, 0.29]), [0]
-    ).tolist() == [[0], [1]]
+    table = threshold_area_dice(prob, np.ones((2, 2), bool), np.array([0.3, 0.29]), [0])
+    assert table.tolist() == [[0], [1]]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -255,12 +235,8 @@ def test_search_is_the_mean_over_all_maps_and_streams(seed):
     probs, truths = rng.random((7, 12, 15)), rng.random((7, 12, 15)) < 0.3
     truths[-1] = False  # the last map counts like the others
     table = search_threshold_area(probs, truths, *GRID)
-    np.testing.assert_allclose(
-        table,
-        np.mean([threshold_area_dice(p, t, *GRID) for p, t in zip(probs, truths)], axis=0),
-        rtol=0,
-        atol=1e-15,
-    )
+    each = [threshold_area_dice(p, t, *GRID) for p, t in zip(probs, truths)]
+    np.testing.assert_allclose(table, np.mean(each, axis=0), rtol=0, atol=1e-15)
     assert np.array_equal(table, search_threshold_area((p for p in probs), iter(truths), *GRID))
     assert not np.allclose(table, search_threshold_area(probs[:-1], truths[:-1], *GRID))
 
@@ -273,9 +249,8 @@ def test_search_takes_maps_of_several_sizes_one_at_a_time():
             alive.append(side)
             yield np.full((side, side), 0.6, np.float32)
 
-    table = search_threshold_area(
-        maps(), (np.ones((s, s), bool) for s in (4, 9, 6)), [0.5], [0, 20, 50]
-    )
+    truths = (np.ones((side, side), bool) for side in (4, 9, 6))
+    table = search_threshold_area(maps(), truths, [0.5], [0, 20, 50])
     assert alive == [4, 9, 6] and table.tolist() == [[1, 2 / 3, 1 / 3]]
 
 
@@ -305,7 +280,9 @@ def test_search_refuses_in_words():
 
 def test_best_cell():
     table = np.array([[0.1, 0.7, 0.2], [0.3, 0.7, 0.6]])
-    assert best_threshold_area(table, np.float32([0.25, 0.5]), [0, 100, 200]) == (0.25, 100)
+    assert best_threshold_area(table, np.float32([0.25, 0.5]), [0, 100, 200]) == (0.5, 100)
+    found = best_threshold_area(table.T, np.float32([0.1, 0.7, 0.9]), [0, 100])
+    assert found == (np.float32(0.7), 0)
     assert [type(v) for v in best_threshold_area(table, [0.25, 0.5], [0, 100, 200])] == [float, int]
     with pytest.raises(ValueError, match="2 thresholds and 2 areas"):
         best_threshold_area(table, [0.25, 0.5], [0, 100])
@@ -318,10 +295,8 @@ def test_decide_keeps_leading_axes_and_its_input():
     before = probs.copy()
     masks = decide(probs, 0.7, 5)
     assert masks.shape == probs.shape and masks.dtype == bool and np.array_equal(probs, before)
-    assert (
-        all(np.array_equal(masks[i], decide(probs[i], 0.7, 5)) for i in np.ndindex(2, 4))
-        and not (masks & (probs <= np.float32(0.7))).any()
-    )
+    assert all(np.array_equal(masks[i], decide(probs[i], 0.7, 5)) for i in np.ndindex(2, 4))
+    assert not (masks & (probs <= np.float32(0.7))).any()
 
 
 def test_pr_picture_marks_the_chosen_thresholds():
@@ -330,18 +305,13 @@ def test_pr_picture_marks_the_chosen_thresholds():
     prob = np.clip(0.3 * true + 0.7 * rng.random(80), 0, 1)
     ax = show_pr_curve(true, prob, {"recall": 0.3, "cut": 0.6}, "Gravel")
     marked = [line.get_xydata()[0] for line in ax.lines if line.get_marker() in ("o", "s")]
-    np.testing.assert_allclose(
-        marked, [(recall_at(true, prob, t), precision_at(true, prob, t)) for t in (0.3, 0.6)]
-    )
-    assert (
-        ax.get_title() == "Gravel"
-        and ax.get_xlabel() == "recall"
-        and ax.get_ylabel() == "precision"
-    )
+    wanted = [(recall_at(true, prob, t), precision_at(true, prob, t)) for t in (0.3, 0.6)]
+    np.testing.assert_allclose(marked, wanted)
+    assert ax.get_title() == "Gravel"
+    assert ax.get_xlabel() == "recall"
+    assert ax.get_ylabel() == "precision"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert (
-            show_pr_curve(true, prob, 0.5, ax=ax) is ax
-            and show_pr_curve(true, prob, 2.0, ax=ax) is ax
-        )
+        assert show_pr_curve(true, prob, 0.5, ax=ax) is ax
+        assert show_pr_curve(true, prob, 2.0, ax=ax) is ax
     matplotlib.pyplot.close("all")

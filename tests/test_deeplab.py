@@ -1,4 +1,4 @@
-"""FCN, atrous convolution, ASPP and DeepLabV3 from zero: equality with references, what each sees, and the targets experiment."""
+"""FCN, atrous convolution, ASPP and DeepLabV3 against references, and the targets experiment."""
 
 from copy import deepcopy
 from itertools import product
@@ -28,7 +28,6 @@ from cloudlearn.deeplab import (
     DeepLabV3,
     _channels,
     atrous,
-    best_cuts,
     enlarge,
     fit_rates,
     from_torchvision,
@@ -39,7 +38,7 @@ from cloudlearn.deeplab import (
     targets_experiment,
 )
 from cloudlearn.learning import seeded
-from cloudlearn.scores import dice
+from cloudlearn.scores import dice, fit_thresholds
 from cloudlearn.unet import cell_scene, input_gradient, train_plain
 from cloudlearn.windows import total_multiplications
 
@@ -110,22 +109,6 @@ def test_target_batch(seed):
     for place in np.argwhere(masks[3])[::7]:
         depth = np.hypot(*(outside - place).T).min()
         assert [masks[(n, *place)] for n in range(3)] == [depth <= width for width in (2, 4, 8)]
-
-
-@given(seed=st.integers(0, 2**20))
-@settings(max_examples=30, deadline=None)
-def test_best_cuts_by_force(seed):
-    rng = np.random.default_rng(seed)
-    probs, truths = rng.random((3, 2, 4, 5)).round(2), rng.random((3, 2, 4, 5)) < 0.4
-    found = best_cuts(probs, truths)
-    for c in range(2):
-        values = {
-            cut: np.mean([dice(p > cut, t) for p, t in zip(probs[:, c], truths[:, c])])
-            for cut in np.arange(1, 20) / 20
-        }
-        assert values[found[c]] == max(values.values()) and found[c] == min(
-            cut for cut, v in values.items() if v == max(values.values())
-        )
 
 
 # ---- enlarging
@@ -291,7 +274,7 @@ BUILDS = {
 @pytest.mark.parametrize("seed, name", list(enumerate(BUILDS)))
 @pytest.mark.parametrize("shape", [(32, 32), (41, 50)])
 def test_the_old_numbers_stay(seed, name, shape):
-    "Each map of the atrous network holds the strided network's numbers at every second, or fourth, place."
+    "Each map holds the strided network's numbers at every second, or fourth, place."
     network, x = (
         make(seed, BUILDS[name]).double().eval(),
         noise(seed, 1, 3, *shape, dtype=torch.float64),
@@ -337,7 +320,7 @@ def test_atrous_refuses():
 
 
 def extent(network, stride, side=512):
-    "How many rows the middle of the last map listens to, with positive weights and averages for maxima."
+    "Rows that the middle of the last map listens to: positive weights, averages for maxima."
     network = nn.Sequential(deepcopy(network).stem, *deepcopy(network).stages)
     network[0][3] = nn.AvgPool2d(3, 2, padding=1)
     for p in network.parameters():
@@ -565,7 +548,7 @@ def test_targets_experiment():
         train_plain(network, x[:4], y[:4], steps=2, rate=1e-2, seed=1)
     with torch.no_grad():
         probs = network(x[4:]).sigmoid().numpy()
-    cuts = best_cuts(probs[:1], y[4:5].numpy() > 0)
+    cuts = fit_thresholds(probs[:1], y[4:5].numpy() > 0)
     rows = table[(table.seed == 1) & (table.arm == "DeepLabV3, stride 16")].pivot(
         index="picture", columns="class", values="dice"
     )[list(TARGETS)]

@@ -41,10 +41,8 @@ def unet():
 @pytest.fixture(scope="module")
 def photographs():
     "The two photographs of scikit-learn as 224x224 squares."
-    squares = [
-        v2.functional.center_crop(torch.tensor(p).permute(2, 0, 1), 427)
-        for p in load_sample_images().images
-    ]
+    planes = [torch.tensor(picture).permute(2, 0, 1) for picture in load_sample_images().images]
+    squares = [v2.functional.center_crop(picture, 427) for picture in planes]
     return v2.functional.resize(torch.stack(squares), [224, 224], antialias=True)
 
 
@@ -53,9 +51,11 @@ def offline(monkeypatch, tmp_path):
     "No network, an empty store; touching a socket is a failure."
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr(
-        weights.socket, "create_connection", lambda *a, **k: pytest.fail("the network was asked")
-    )
+
+    def asked(*args, **kwargs):
+        pytest.fail("the network was asked")
+
+    monkeypatch.setattr(weights.socket, "create_connection", asked)
 
 
 def test_weights_are_imagenets(state, photographs):
@@ -63,13 +63,8 @@ def test_weights_are_imagenets(state, photographs):
     body.load_state_dict(state)
     with torch.inference_mode():
         prob = body.eval()(Normalise(*normalisation())(photographs)).softmax(1)
-    assert prob[0].argmax().item() in {
-        698,
-        442,
-        663,
-        483,
-        497,
-    }  # palace, bell cote, monastery, castle, church
+    # palace, bell cote, monastery, castle, church
+    assert prob[0].argmax().item() in {698, 442, 663, 483, 497}
     assert prob[1].argmax().item() == 985  # daisy
     assert prob.max(1).values.min() > 0.2
 
@@ -86,11 +81,8 @@ def test_unet_and_classifier_carry_the_installed_weights(state, unet):
     inside = unet[1].encoder.model.state_dict()
     assert inside and all(torch.equal(t, state[name]) for name, t in inside.items())
     classifier = build_classifier()[1].state_dict()
-    assert all(
-        torch.equal(t, state[name])
-        for name, t in classifier.items()
-        if not name.startswith("classifier")
-    )
+    body = {name: t for name, t in classifier.items() if not name.startswith("classifier")}
+    assert all(torch.equal(t, state[name]) for name, t in body.items())
     assert classifier["classifier.weight"].shape == (4, 1280)
 
 
@@ -99,29 +91,21 @@ def test_building_leaves_no_trace_of_the_seed(unet):
     with seeded(0):
         again = build_unet()
     assert torch.equal(before, torch.get_rng_state())
-    assert all(
-        torch.equal(a, b) for a, b in zip(unet.state_dict().values(), again.state_dict().values())
-    )
+    pairs = zip(unet.state_dict().values(), again.state_dict().values())
+    assert all(torch.equal(a, b) for a, b in pairs)
     with pytest.raises(ZeroDivisionError), seeded(1):
         1 / 0
     assert torch.equal(before, torch.get_rng_state())
 
 
-# ------------------------------------------------------------------------------------------ normalisation
+# ------------------------------------------------------------------------------------ normalisation
 
 
 def test_normalisation_of_families():
-    assert (
-        normalisation()
-        == normalisation("tu-tf_efficientnet_lite0")
-        == ((127 / 255,) * 3, (128 / 255,) * 3)
-    )
-    assert (
-        normalisation("resnet34")
-        == normalisation("vgg11")
-        == normalisation("efficientnet-b0")
-        == IMAGENET
-    )
+    assert normalisation() == ((127 / 255,) * 3, (128 / 255,) * 3)
+    assert normalisation("tu-tf_efficientnet_lite0") == normalisation()
+    for name in ("resnet34", "vgg11", "efficientnet-b0"):
+        assert normalisation(name) == IMAGENET
     assert normalisation("xception") == normalisation("inceptionv4") == ((0.5,) * 3, (0.5,) * 3)
     assert normalisation("tu-tf_efficientnet_b0.ap_in1k") == ((0.5,) * 3, (0.5,) * 3)
     assert normalisation("dpn68")[0][0] == 124 / 255
@@ -134,28 +118,25 @@ def test_normalisation_of_families():
     st.booleans(),
 )
 def test_normalise_equals_torchvision(seed, name, whole):
-    pictures = torch.randint(
-        0, 256, (2, 3, 5, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
-    )
+    draw = torch.Generator().manual_seed(seed)
+    pictures = torch.randint(0, 256, (2, 3, 5, 4), dtype=torch.uint8, generator=draw)
     ours = Normalise(*normalisation(name))(pictures if whole else pictures.float())
-    torch.testing.assert_close(
-        ours, v2.Normalize(*normalisation(name))(pictures / 255), atol=1e-5, rtol=1e-5
-    )
+    theirs = v2.Normalize(*normalisation(name))(pictures / 255)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_lite0_normalisation_by_hand():
     colours = torch.tensor([0.0, 127, 255]).view(1, 1, 1, 3).expand(1, 3, 1, 3)
     expected = torch.tensor([-127 / 128, 0, 1]).expand(3, 3)
-    torch.testing.assert_close(
-        Normalise(*normalisation())(colours)[0, :, 0], expected, atol=1e-6, rtol=0
-    )
+    found = Normalise(*normalisation())(colours)[0, :, 0]
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
 def test_normalise_is_part_of_the_state(unet):
     assert {"0.mean", "0.std"} <= set(unet.state_dict())
 
 
-# ------------------------------------------------------------------------------------------ shapes
+# ------------------------------------------------------------------------------------------- shapes
 
 
 @pytest.mark.parametrize("shape", [(160, 240), (70, 105), (33, 97), (32, 32), (175, 263)])
@@ -229,11 +210,8 @@ def test_networks_from_zero_take_raw_pictures_of_any_size(model, shape):
     with torch.inference_mode():
         logits, same = network(pictures), again(pictures)
     assert logits.shape == (2, 3, *shape) and torch.equal(logits, same)
-    assert torch.allclose(
-        network[0](torch.tensor([0.0, 127.5, 255.0]).view(1, 1, 1, 3).expand(1, 3, 1, 3))[0, 0, 0],
-        torch.tensor([-2.0, 0.0, 2.0]),
-        atol=1e-5,
-    )
+    shades = torch.tensor([0.0, 127.5, 255.0]).view(1, 1, 1, 3).expand(1, 3, 1, 3)
+    assert torch.allclose(network[0](shades)[0, 0, 0], torch.tensor([-2.0, 0.0, 2.0]), atol=1e-5)
 
 
 def test_an_unknown_network_from_zero():
@@ -248,7 +226,6 @@ def test_smp_unet_with_the_same_weights_gives_the_same_logits(unet):
     picture = np.random.default_rng(0).integers(0, 256, (1, 3, 64, 96))
     with torch.inference_mode():
         expected = plain.eval()((torch.tensor(picture).float() - 127) / 128)
-        torch.testing.assert_close(
-            unet(torch.tensor(picture, dtype=torch.uint8)), expected, atol=1e-4, rtol=1e-4
-        )
+        found = unet(torch.tensor(picture, dtype=torch.uint8))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     assert isinstance(unet, nn.Sequential)

@@ -1,5 +1,6 @@
 "cloudlearn.evidence: intervals over seeds and pictures, gains in pairs, verdicts, records."
 
+import itertools
 import json
 
 import numpy as np
@@ -12,16 +13,11 @@ from cloudlearn.evidence import paired_gain, read_result, run_experiment, seed_i
 
 
 def table(seed=0, seeds=3, pictures=6, classes=("a", "b"), gain=0.1):
-    rng = np.random.default_rng(seed)
-    return pd.DataFrame(
-        [
-            dict(seed=s, arm=arm, picture=p, **{"class": c}, dice=rng.random() + bonus)
-            for s in range(seeds)
-            for arm, bonus in (("old", 0), ("new", gain))
-            for p in range(pictures)
-            for c in classes
-        ]
-    )
+    rng, rows, bonus = np.random.default_rng(seed), [], {"old": 0, "new": gain}
+    for s, arm, p, c in itertools.product(range(seeds), bonus, range(pictures), classes):
+        row = {"seed": s, "arm": arm, "picture": p, "class": c}
+        rows.append(row | {"dice": rng.random() + bonus[arm]})
+    return pd.DataFrame(rows)
 
 
 @settings(max_examples=20, deadline=None)
@@ -32,9 +28,9 @@ def test_the_interval_holds_the_mean_and_shifts_with_the_numbers(seed, seeds, pi
     assert low <= frame["dice"].mean() + 0.5 and high >= frame["dice"].mean() - 0.5 and low <= high
     moved = seed_interval(frame.assign(dice=frame["dice"] + 7), draws=300)
     assert moved == pytest.approx((low + 7, high + 7))
-    assert seed_interval(frame.sample(frac=1, random_state=1), draws=300) == pytest.approx(
-        (low, high)
-    )  # the order of rows is nothing
+    # the order of rows is nothing
+    shuffled = frame.sample(frac=1, random_state=1)
+    assert seed_interval(shuffled, draws=300) == pytest.approx((low, high))
 
 
 def test_seeds_are_resampled_and_pictures_stay_whole():
@@ -42,9 +38,8 @@ def test_seeds_are_resampled_and_pictures_stay_whole():
     assert seed_interval(apart) == (0.0, 1.0)  # a world of one seed alone is possible
     alike = pd.DataFrame(dict(seed=[0, 0], picture=[3, 3], dice=[0.0, 1.0]))
     assert seed_interval(alike) == (0.5, 0.5)  # one picture: its two rows are never torn apart
-    assert seed_interval(pd.DataFrame(dict(seed=[0, 1, 2], dice=[0.4, 0.4, 0.4]))) == pytest.approx(
-        (0.4, 0.4)
-    )
+    steady = pd.DataFrame(dict(seed=[0, 1, 2], dice=[0.4, 0.4, 0.4]))
+    assert seed_interval(steady) == pytest.approx((0.4, 0.4))
 
 
 def test_rows_without_a_number_are_left_out():
@@ -64,20 +59,15 @@ def test_gain_is_the_mean_difference_of_pairs(seed):
     frame = table(seed)
     gain = paired_gain(frame, "new", "old")
     means = frame.groupby("arm")["dice"].mean()
-    assert (
-        gain["gain"] == pytest.approx(means["new"] - means["old"])
-        and gain["seeds"] == 3
-        and gain["rows"] == 36
-    )
+    assert gain["gain"] == pytest.approx(means["new"] - means["old"])
+    assert gain["seeds"] == 3
+    assert gain["rows"] == 36
     back = paired_gain(frame, "old", "new")
-    assert back["gain"] == pytest.approx(-gain["gain"]) and (
-        back["low"],
-        back["high"],
-    ) == pytest.approx((-gain["high"], -gain["low"]), abs=0.03)
+    assert back["gain"] == pytest.approx(-gain["gain"])
+    assert (back["low"], back["high"]) == pytest.approx((-gain["high"], -gain["low"]), abs=0.03)
     exact = frame.assign(dice=frame["picture"] + 0.25 * (frame["arm"] == "new"))
-    assert paired_gain(exact, "new", "old")["low"] == pytest.approx(
-        0.25
-    )  # difficulty of pictures cancels
+    # difficulty of pictures cancels
+    assert paired_gain(exact, "new", "old")["low"] == pytest.approx(0.25)
 
 
 def test_what_is_no_pair_is_refused():
@@ -112,29 +102,24 @@ def test_no_interval_no_verdict(low, high):
 
 def toy(seeds=(0, 1, 2), throws=4):
     "Numbers that depend on the seed alone."
-    return pd.DataFrame(
-        [
-            dict(seed=s, arm="one", picture=i, dice=np.random.default_rng(s).random(throws)[i])
-            for s in seeds
-            for i in range(throws)
-        ]
-    )
+    rows = []
+    for seed in seeds:
+        for i, thrown in enumerate(np.random.default_rng(seed).random(throws)):
+            rows.append(dict(seed=seed, arm="one", picture=i, dice=thrown))
+    return pd.DataFrame(rows)
 
 
 def test_a_run_is_recorded_and_can_be_repeated(tmp_path):
     first = run_experiment("toy", toy, 3, tmp_path / "a")
     assert first.equals(toy()) and run_experiment("toy", toy, 3, tmp_path / "b").equals(first)
     assert (tmp_path / "a/toy.csv").read_bytes() == (tmp_path / "b/toy.csv").read_bytes()
-    np.testing.assert_allclose(
-        read_result(tmp_path / "a/toy.csv")["dice"], first["dice"], rtol=1e-4
-    )
+    kept = read_result(tmp_path / "a/toy.csv")
+    np.testing.assert_allclose(kept["dice"], first["dice"], rtol=1e-4)
     record = json.loads((tmp_path / "a/toy.json").read_text())
-    assert (
-        record["seeds"] == [0, 1, 2]
-        and record["settings"] == {"throws": "4"}
-        and record["rows"] == 12
-        and "torch" in record["versions"]
-    )
+    assert record["seeds"] == [0, 1, 2]
+    assert record["settings"] == {"throws": "4"}
+    assert record["rows"] == 12
+    assert "torch" in record["versions"]
 
 
 def test_counts_and_files_are_checked(tmp_path):
@@ -147,17 +132,10 @@ def test_counts_and_files_are_checked(tmp_path):
 
 def test_arms_are_paired_by_seed_and_picture_and_not_by_place():
     frame = table(gain=0.05)
-    shuffled = pd.concat(
-        [
-            frame[frame["arm"] == "old"].sample(frac=1, random_state=3),
-            frame[frame["arm"] == "new"].sample(frac=1, random_state=4),
-        ]
-    )
+    old, new = (frame[frame["arm"] == arm] for arm in ("old", "new"))
+    shuffled = pd.concat([old.sample(frac=1, random_state=3), new.sample(frac=1, random_state=4)])
     assert paired_gain(shuffled, "new", "old") == pytest.approx(paired_gain(frame, "new", "old"))
-    alike = frame.assign(
-        dice=frame["seed"] + frame["picture"] / 10 + 0.05 * (frame["arm"] == "new")
-    ).sample(frac=1, random_state=5)
-    found = paired_gain(alike, "new", "old")
-    assert found["low"] == pytest.approx(0.05) and found["high"] == pytest.approx(0.05), (
-        "the same gain in every pair leaves no doubt"
-    )
+    alike = frame["seed"] + frame["picture"] / 10 + 0.05 * (frame["arm"] == "new")
+    alike = frame.assign(dice=alike).sample(frac=1, random_state=5)
+    found = paired_gain(alike, "new", "old")  # the same gain in every pair leaves no doubt
+    assert (found["low"], found["high"]) == pytest.approx((0.05, 0.05))

@@ -33,6 +33,7 @@ from cloudlearn.files import (
     read_grey,
     read_manifest,
     read_picture,
+    split_pictures,
     whole_file,
     whole_folder,
     write_file,
@@ -54,20 +55,18 @@ def smooth():
 
 
 def jpeg(picture, path, quality=95):
-    path.write_bytes(
-        cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
-    )
+    settings = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    path.write_bytes(cv2.imencode(".jpg", picture[..., ::-1], settings)[1].tobytes())
     return path
 
 
-# ------------------------------------------------------------------------------------------------------ pictures
+# ----------------------------------------------------------------------------------------- pictures
 
 
 def ordinary(path, shape):
     "Decode everything, then average down."
-    return cv2.resize(
-        np.asarray(Image.open(path).convert("RGB")), shape[::-1], interpolation=cv2.INTER_AREA
-    )
+    whole = np.asarray(Image.open(path).convert("RGB"))
+    return cv2.resize(whole, shape[::-1], interpolation=cv2.INTER_AREA)
 
 
 @pytest.mark.parametrize(
@@ -92,58 +91,47 @@ def test_reduced_decoding_stays_close_to_full_decoding(tmp_path, smooth, shape, 
 
 def test_reduced_decoding_is_used_and_no_smaller_than_exact_or_twice(tmp_path, smooth, monkeypatch):
     path, decoded = jpeg(smooth[:400, :600], tmp_path / "a.jpg"), []
-    monkeypatch.setattr(
-        files.cv2,
-        "resize",
-        lambda pixels, size, interpolation: (
-            decoded.append(pixels.shape[:2]) or np.zeros((*size[::-1], 3), np.uint8)
-        ),
-    )
-    for shape in [
-        (50, 75),
-        (51, 76),
-        (100, 150),
-        (99, 149),
-        (200, 300),
-        (201, 300),
-        (400, 600),
-        (800, 1200),
-    ]:
-        read_picture(path, shape)
-    assert decoded == [
-        (50, 75),
-        (200, 300),
-        (100, 150),
-        (200, 300),
-        (200, 300),
-        (400, 600),
-        (400, 600),
-        (400, 600),
+
+    def resize(pixels, size, interpolation):
+        decoded.append(pixels.shape[:2])
+        return np.zeros((*size[::-1], 3), np.uint8)
+
+    monkeypatch.setattr(files.cv2, "resize", resize)
+    wanted = [
+        ((50, 75), (50, 75)),
+        ((51, 76), (200, 300)),
+        ((100, 150), (100, 150)),
+        ((99, 149), (200, 300)),
+        ((200, 300), (200, 300)),
+        ((201, 300), (400, 600)),
+        ((400, 600), (400, 600)),
+        ((800, 1200), (400, 600)),
     ]
+    for shape, _ in wanted:
+        read_picture(path, shape)
+    assert decoded == [size for _, size in wanted]
 
 
 def test_colours_and_modes(tmp_path):
     colour = np.full((16, 24, 3), (200, 60, 20), np.uint8)
     picture = Image.fromarray(colour)
-    for name, mode in [
-        ("rgb.jpg", "RGB"),
-        ("rgb.png", "RGB"),
-        ("alpha.png", "RGBA"),
-        ("grey.png", "L"),
-        ("palette.png", "P"),
-        ("print.jpg", "CMYK"),
-    ]:
+    modes = {
+        "rgb.jpg": "RGB",
+        "rgb.png": "RGB",
+        "alpha.png": "RGBA",
+        "grey.png": "L",
+        "palette.png": "P",
+        "print.jpg": "CMYK",
+    }
+    for name, mode in modes.items():
         picture.convert(mode).save(tmp_path / name)
         got = read_picture(tmp_path / name, (8, 12))
         assert got.shape == (8, 12, 3)
         if mode != "L":
             assert np.abs(got.astype(int) - colour[:8, :12]).max() <= 30, name  # red stays red
     (tmp_path / "rgb.png").rename(tmp_path / "wrong.jpg")
-    assert read_picture(tmp_path / "wrong.jpg", (8, 12))[0, 0].tolist() == [
-        200,
-        60,
-        20,
-    ]  # the content counts, not the name
+    # the content counts, not the name
+    assert read_picture(tmp_path / "wrong.jpg", (8, 12))[0, 0].tolist() == [200, 60, 20]
 
 
 @pytest.mark.parametrize(
@@ -157,9 +145,8 @@ def test_truncated_pictures_are_refused(tmp_path, smooth, suffix, keep):
     path.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
     with pytest.raises(ValueError) as caught:
         read_picture(path, (35, 52))
-    assert str(caught.value).startswith(f"{path}: cannot be read as a picture") and str(
-        caught.value
-    ).endswith("fetch the file again.")
+    assert str(caught.value).startswith(f"{path}: cannot be read as a picture")
+    assert str(caught.value).endswith("fetch the file again.")
 
 
 def test_unsuitable_pictures_are_refused(tmp_path, smooth, monkeypatch):
@@ -180,14 +167,12 @@ def test_unsuitable_pictures_are_refused(tmp_path, smooth, monkeypatch):
         "page.jpg": "cannot be read",
         "folder.jpg": "cannot be read",
     }
-    for name, words in (
-        cases | {f"turn{k}.jpg": f"EXIF orientation {k}" for k in range(2, 9)}
-    ).items():
+    cases |= {f"turn{k}.jpg": f"EXIF orientation {k}" for k in range(2, 9)}
+    for name, words in cases.items():
         with pytest.raises(ValueError, match=words) as caught:
             read_picture(tmp_path / name, (8, 12))
-        assert str(caught.value).startswith(str(tmp_path / name)) and str(caught.value).endswith(
-            "."
-        )
+        assert str(caught.value).startswith(str(tmp_path / name))
+        assert str(caught.value).endswith(".")
     assert read_picture(tmp_path / "turn1.jpg", (42, 63)).shape == (42, 63, 3)
     assert PICTURE_PIXELS >= 1400 * 2100
     monkeypatch.setattr(files, "PICTURE_PIXELS", smooth.shape[0] * smooth.shape[1] - 1)
@@ -201,12 +186,12 @@ def test_unsuitable_pictures_are_refused(tmp_path, smooth, monkeypatch):
 )
 def test_damaged_pictures_read_or_raise_value_error(tmp_path_factory, seed, suffix, early):
     rng, path = np.random.default_rng(seed), tmp_path_factory.getbasetemp() / "damaged"
-    base = cv2.GaussianBlur(
-        np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8), (0, 0), 2
-    )
+    noise = np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    base = cv2.GaussianBlur(noise, (0, 0), 2)
     damaged = bytearray(cv2.imencode(suffix, base)[1].tobytes())
+    reach = min(len(damaged), 200) if early else len(damaged)
     for _ in range(rng.integers(1, 6)):
-        damaged[rng.integers(min(len(damaged), 200) if early else len(damaged))] = rng.integers(256)
+        damaged[rng.integers(reach)] = rng.integers(256)
     path.write_bytes(damaged)
     try:
         assert read_picture(path, (20, 30)).shape == (20, 30, 3)
@@ -218,9 +203,8 @@ def test_load_pictures_keeps_the_order_with_any_number_of_threads(scenes):
     names = list_pictures(scenes / "train_images")[::-1]
     want = np.stack([read_picture(scenes / "train_images" / name, (20, 30)) for name in names])
     for workers in (None, 1, 5):
-        assert (
-            load_pictures(scenes / "train_images", iter(names), (20, 30), workers) == want
-        ).all()
+        found = load_pictures(scenes / "train_images", iter(names), (20, 30), workers)
+        assert (found == want).all()
     assert load_pictures(scenes, [], (20, 30)).shape == (0, 20, 30, 3)
     with pytest.raises(ValueError, match=r"gone\.jpg: there is no such picture"):
         load_pictures(scenes / "train_images", [*names, "gone.jpg"], (20, 30))
@@ -243,19 +227,17 @@ def chunk(kind, data):
 PNG = b"\x89PNG\r\n\x1a\n"
 HEAD = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0)
 ROWS = zlib.compress((b"\0" + bytes(8)) * 8)
+END = chunk(b"IEND", b"")
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(hi) show\n"
+BOMB = chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(80_000_000)))
+HUGE = struct.pack(">IIBBBBB", 13_300, 13_300, 8, 0, 0, 0, 0)
 HOSTILE = {
-    "EPS by content": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(hi) show\n",
-    "a short IHDR": PNG + chunk(b"IHDR", HEAD[:5]) + chunk(b"IEND", b""),
-    "a zTXt bomb": PNG
-    + chunk(b"IHDR", HEAD)
-    + chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(80_000_000)))
-    + chunk(b"IDAT", ROWS)
-    + chunk(b"IEND", b""),
+    "EPS by content": EPS,
+    "a short IHDR": PNG + chunk(b"IHDR", HEAD[:5]) + END,
+    "a zTXt bomb": PNG + chunk(b"IHDR", HEAD) + BOMB + chunk(b"IDAT", ROWS) + END,
     "GIF by content": b"GIF89a" + bytes(20),
     "TIFF by content": b"II*\0" + bytes(40),
-    "13300 x 13300": PNG
-    + chunk(b"IHDR", struct.pack(">IIBBBBB", 13_300, 13_300, 8, 0, 0, 0, 0))
-    + chunk(b"IEND", b""),
+    "13300 x 13300": PNG + chunk(b"IHDR", HUGE) + END,
 }
 
 
@@ -265,10 +247,8 @@ HOSTILE = {
 def test_hostile_pictures_are_one_sentence(tmp_path, content, read):
     path = tmp_path / "lung.png"
     path.write_bytes(content)
-    with (
-        patch("subprocess.check_call", side_effect=AssertionError("Ghostscript")),
-        pytest.raises(PictureError) as caught,
-    ):
+    ghostscript = patch("subprocess.check_call", side_effect=AssertionError("Ghostscript"))
+    with ghostscript, pytest.raises(PictureError) as caught:
         read(path, (32, 32))
     assert str(caught.value).startswith(f"{path}: ") and len(str(caught.value).splitlines()) == 1
     assert picture_faults([path]) == [str(caught.value)] or "EPS" not in str(caught.value)
@@ -276,12 +256,9 @@ def test_hostile_pictures_are_one_sentence(tmp_path, content, read):
 
 def test_a_huge_picture_costs_no_memory(tmp_path):
     "A PNG of half a megabyte that unfolds to 531 MB, read in a process that may not have as much."
-    big = (
-        PNG
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", 13_300, 13_300, 8, 2, 0, 0, 0))
-        + chunk(b"IDAT", zlib.compress(bytes(13_300 * 3 + 1) * 13_300, 1))
-        + chunk(b"IEND", b"")
-    )
+    head = struct.pack(">IIBBBBB", 13_300, 13_300, 8, 2, 0, 0, 0)
+    rows = zlib.compress(bytes(13_300 * 3 + 1) * 13_300, 1)
+    big = PNG + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + END
     (tmp_path / "big.png").write_bytes(big)
     code = """
 import resource, sys
@@ -290,9 +267,8 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try: read_grey(sys.argv[1], (64, 64))
 except ValueError as error: print(error)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"""
-    run = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "big.png")], capture_output=True, text=True
-    )
+    words = [sys.executable, "-c", code, str(tmp_path / "big.png")]
+    run = subprocess.run(words, capture_output=True, text=True)
     said, more = run.stdout.splitlines()
     assert "above the limit" in said and int(more) < 50_000, run.stdout + run.stderr
 
@@ -302,10 +278,8 @@ def test_grey_is_grey_and_as_large_as_wanted(tmp_path, smooth):
     full = np.asarray(Image.open(path).convert("L"))
     assert np.abs(read_grey(path, full.shape).astype(int) - full).mean() < 1
     small = read_grey(path, (42, 63)).astype(int)
-    assert (
-        small.shape == (42, 63)
-        and np.abs(small - cv2.resize(full, (63, 42), interpolation=cv2.INTER_AREA)).mean() < 4
-    )
+    assert small.shape == (42, 63)
+    assert np.abs(small - cv2.resize(full, (63, 42), interpolation=cv2.INTER_AREA)).mean() < 4
     assert picture_shape(path) == (420, 630)
 
 
@@ -314,7 +288,7 @@ def test_a_fault_of_the_caller_is_not_laid_to_the_picture(tmp_path, smooth):
         raise MemoryError
 
 
-# ------------------------------------------------------------------------------------------------------ whole or not at all
+# ------------------------------------------------------------------------------ whole or not at all
 
 
 @pytest.mark.parametrize("content", ["step,dice\nÅ 구름,0.5\n", b"\x89PNG\r\n\x00", ""])
@@ -334,11 +308,10 @@ def test_a_fault_in_the_middle_leaves_the_old_file(tmp_path, where, error):
             file.write(content[:2])
         raise error("stopped")
 
-    target = (
-        patch.object(Path, "write_bytes", half)
-        if where == "write_bytes"
-        else patch("os.replace", side_effect=error("stopped"))
-    )
+    if where == "write_bytes":
+        target = patch.object(Path, "write_bytes", half)
+    else:
+        target = patch("os.replace", side_effect=error("stopped"))
     with target, pytest.raises(error):
         write_file(path, "new and longer")
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["ladder.csv"]
@@ -357,12 +330,11 @@ def test_an_error_of_the_system_names_the_file_that_was_meant(tmp_path, number, 
     assert caught.value.filename == str(tmp_path / "scenes") and os.listdir(tmp_path) == []
     with pytest.raises(OSError) as caught, whole_file(tmp_path / "net.bin"):
         (tmp_path / "other" / "gone").read_text()
-    assert caught.value.filename == str(tmp_path / "other" / "gone"), (
-        "another file's error keeps its name"
-    )
+    # another file's error keeps its name
+    assert caught.value.filename == str(tmp_path / "other" / "gone")
 
 
-# ------------------------------------------------------------------------------------------------------ the manifest
+# ------------------------------------------------------------------------------------- the manifest
 
 
 def begun(folder):
@@ -379,14 +351,11 @@ def test_what_lies_below_a_manifest_is_noted_with_its_digest(tmp_path):
         (work / "train").mkdir()
         (work / "train" / "구름 1.jpg").write_bytes(b"one")
     one, two = (files.hashlib.sha256(text).hexdigest() for text in (b"one", b"two"))
-    assert {
-        name: digests for name, digests in read_manifest(run).items() if None not in digests
-    } == {"pictures/a.png": {one, two}, "scenes/train/구름 1.jpg": {one}}
+    noted = {name: seen for name, seen in read_manifest(run).items() if None not in seen}
+    assert noted == {"pictures/a.png": {one, two}, "scenes/train/구름 1.jpg": {one}}
     write_file(tmp_path / "outside.txt", "not noted")
-    assert (
-        "outside.txt" not in (run / MANIFEST).read_text()
-        and find_manifest(tmp_path / "outside.txt") is None
-    )
+    assert "outside.txt" not in (run / MANIFEST).read_text()
+    assert find_manifest(tmp_path / "outside.txt") is None
 
 
 def test_a_line_cut_off_spoils_no_other_and_no_line_leads_outside(tmp_path):
@@ -417,16 +386,14 @@ files.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 files.write_file({str(run / 'net.bin')!r}, "whole")"""
     assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
     left = [path.name for path in run.iterdir() if path.name != MANIFEST]
-    assert (
-        len(left) == 1
-        and left[0].startswith("net.bin.")
-        and left[0].endswith(".tmp")
-        and read_manifest(run)[left[0]] == {None}
-    )
+    assert len(left) == 1
+    assert left[0].startswith("net.bin.")
+    assert left[0].endswith(".tmp")
+    assert read_manifest(run)[left[0]] == {None}
     assert len(read_manifest(run)["net.bin"]) == 1
 
 
-# ------------------------------------------------------------------------------------------------------ real pictures
+# ------------------------------------------------------------------------------------ real pictures
 
 
 @pytest.mark.real
@@ -437,3 +404,86 @@ def test_real_pictures(real_data):
     assert pictures.shape == (12, 160, 240, 3) and 40 < pictures.mean() < 160
     for name, picture in zip(names, pictures):
         assert np.abs(picture.astype(int) - ordinary(folder / name, (160, 240))).mean() < 1.5
+
+
+# ---------------------------------------------------------------------------------------- the split
+
+
+def worst_gap(presence, second):
+    return np.abs(presence[second].mean(0) - np.delete(presence, second, axis=0).mean(0)).max()
+
+
+def drawn(count, seed=0):
+    return np.random.default_rng(seed).random((count, 4)) < (0.5, 0.43, 0.53, 0.68)
+
+
+@settings(max_examples=60)
+@given(st.integers(2, 120), st.floats(0.01, 0.99), st.integers(0, 5), st.integers(0, 3))
+def test_every_picture_is_in_one_part(count, share, seed, kind):
+    every = np.arange(count)[:, None] >> np.arange(4) & 1 == 1
+    none, all_four = np.zeros((count, 4), bool), np.ones((count, 4), bool)
+    presence = (drawn(count, seed), none, all_four, every)[kind]
+    size = int(round(share * count))
+    if not 0 < size < count:
+        with pytest.raises(ValueError, match="one part would be empty"):
+            split_pictures(presence, share, seed)
+        return
+    first, second = split_pictures(presence, share, seed)
+    assert sorted([*first, *second]) == list(range(count)) and len(second) == size
+    assert (np.diff(first) > 0).all() and (np.diff(second) > 0).all()
+
+
+def test_the_split_depends_on_the_seed_alone():
+    presence = drawn(200)
+    parts = [split_pictures(presence, 0.2, seed)[1].tolist() for seed in range(5)]
+    numbers = presence.astype(int)
+    assert parts == [split_pictures(numbers, 0.2, seed)[1].tolist() for seed in range(5)]
+    assert len(set(map(tuple, parts))) == 5
+
+
+@pytest.mark.parametrize(
+    "count, share, limit", [(1200, 1 / 6, 0.012), (320, 0.25, 0.04), (100, 0.5, 0.081)]
+)
+def test_combinations_stay_in_proportion(count, share, limit):
+    for seed in range(8):
+        presence, rng = drawn(count, seed), np.random.default_rng(seed)
+        second = split_pictures(presence, share, seed)[1]
+        plain = np.mean(
+            [worst_gap(presence, rng.permutation(count)[: len(second)]) for _ in range(20)]
+        )
+        assert worst_gap(presence, second) < limit and worst_gap(presence, second) < plain
+        code = presence @ [1, 2, 4, 8]
+        for value in np.unique(code):
+            assert abs((code[second] == value).sum() - share * (code == value).sum()) < 2.01
+
+
+def test_a_small_part_is_still_stratified_by_the_commonest_combinations():
+    gaps = {"split": [], "plain": []}
+    for seed in range(60):
+        presence, rng = drawn(40, seed), np.random.default_rng(seed)
+        gaps["split"].append(worst_gap(presence, split_pictures(presence, 0.2, seed)[1]))
+        gaps["plain"].append(worst_gap(presence, rng.permutation(40)[:8]))
+    assert np.mean(gaps["split"]) < 0.92 * np.mean(gaps["plain"])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_groups_stay_together_and_in_proportion(seed):
+    rng = np.random.default_rng(seed)
+    groups = [f"car {n}" for n in range(60) for _ in range(rng.integers(1, 4))]
+    number = np.array([int(name.split()[1]) for name in groups])
+    presence = (number[:, None] % [2, 3]) == 0
+    shuffled = rng.permutation(len(groups))
+    presence, names = presence[shuffled], [groups[row] for row in shuffled]
+    first, second = split_pictures(presence, 0.2, seed, groups=names)
+    assert sorted([*first, *second]) == list(range(len(names)))
+    parts = [{names[row] for row in part} for part in (first, second)]
+    assert not parts[0] & parts[1] and len(parts[1]) == 12
+    even = [sum(int(name.split()[1]) % 2 == 0 for name in part) for part in parts]
+    assert even == [24, 6]
+
+
+def test_without_copies_groups_change_nothing():
+    presence = drawn(50)
+    plain = split_pictures(presence, 0.3, 2)
+    grouped = split_pictures(presence, 0.3, 2, groups=[f"{n}.jpg" for n in range(50)])
+    np.testing.assert_array_equal(plain[1], grouped[1])

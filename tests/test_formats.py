@@ -1,4 +1,4 @@
-"""Label files: every layout read into the same arrays, every fault in one sentence, unknown never taken for undamaged."""
+"""Label files: every layout into the same arrays, faults in one sentence, unknown kept apart."""
 
 import copy
 import json
@@ -29,14 +29,14 @@ from cloudlearn.formats import (
     read_mask,
 )
 from cloudlearn.masks import polygon_mask, resize_mask
-from cloudlearn.scenes.cars import DAMAGES, SPLITS, write_car_folder
+from cloudlearn.scenes.cars import CAR_SPLITS, DAMAGES, write_car_folder
 from cloudlearn.scores import dice, iou
 
 SIZE = (24, 36)
 SQUARE = [[4, 14, 14, 4], [3, 3, 13, 13]]
 
 
-# ------------------------------------------------------------------------------------------------------ small folders
+# ------------------------------------------------------------------------------------ small folders
 
 
 def photo(path, number, size=SIZE):
@@ -60,8 +60,8 @@ def block(row=4, column=6, size=SIZE):
 
 @pytest.fixture
 def socar(tmp_path):
-    "Two photos for dent and scratch in training, one in each other part; one of its own in each part for spacing."
-    for number, (split, count) in enumerate(zip(SPLITS, (2, 1, 1))):
+    "Two photos for dent and scratch in training, one in each other part; one each for spacing."
+    for number, (split, count) in enumerate(zip(CAR_SPLITS, (2, 1, 1))):
         for row in range(count):
             for plane, name in enumerate(("dent", "scratch")):
                 photo(
@@ -147,7 +147,7 @@ def only_fault(place, *words):
     return faults[0]
 
 
-# ------------------------------------------------------------------------------------------------------ masks in files
+# ----------------------------------------------------------------------------------- masks in files
 
 
 @pytest.mark.parametrize("top", [1, 128, 255])
@@ -201,7 +201,7 @@ def test_a_cut_mask_is_named(tmp_path):
         read_mask(path, (200, 200))
 
 
-# ------------------------------------------------------------------------------------------------------ polygons
+# ----------------------------------------------------------------------------------------- polygons
 
 
 def test_corners_at_and_beyond_the_frame():
@@ -250,7 +250,7 @@ def test_good_corners_pass_unchanged(corners):
     np.testing.assert_array_equal(polygon_points(xs, ys, SIZE), np.array(corners))
 
 
-# ------------------------------------------------------------------------------------------------------ COCO's run lengths
+# ------------------------------------------------------------------------------- COCO's run lengths
 
 
 @settings(max_examples=50)
@@ -315,7 +315,7 @@ def test_counts_that_do_not_add_up():
     ).tolist() == [5, 0, 15]
 
 
-# ------------------------------------------------------------------------------------------------------ SOCAR
+# -------------------------------------------------------------------------------------------- SOCAR
 
 
 def test_socar_is_read(socar):
@@ -457,7 +457,7 @@ def test_all_faults_at_once(socar):
     assert str(caught.value).startswith(faults[0])
 
 
-# ------------------------------------------------------------------------------------------------------ the same photo twice
+# ----------------------------------------------------------------------------- the same photo twice
 
 
 def copy_pair(socar, source, target):
@@ -518,11 +518,11 @@ def test_copies_stay_on_one_side(folder, layout, seed):
         shutil.copy(place / "1.jpg", place / f"{row}.jpg")
     split = {sample.name: sample.split for sample in read_cars(place, seed=seed).samples}
     assert len({split[name] for name in ("1", "3", "8", "15")}) == 1 and set(split.values()) == set(
-        SPLITS
+        CAR_SPLITS
     )
 
 
-# ------------------------------------------------------------------------------------------------------ VIA and COCO
+# ------------------------------------------------------------------------------------- VIA and COCO
 
 
 def test_via_and_coco_give_the_same(folder):
@@ -768,7 +768,7 @@ def test_which_layout(folder, tmp_path):
             find_layout(wrong)
 
 
-# ------------------------------------------------------------------------------------------------------ splits
+# ------------------------------------------------------------------------------------------- splits
 
 
 @pytest.mark.parametrize("count", [3, 4, 7, 20, 41])
@@ -776,7 +776,7 @@ def test_split_by_seed(folder, count):
     place, seen = folder(via_entries(count), count), set()
     for seed in range(4):
         cars = read_cars(place, seed=seed)
-        parts = [sum(sample.split == split for sample in cars.samples) for split in SPLITS]
+        parts = [sum(sample.split == split for sample in cars.samples) for split in CAR_SPLITS]
         assert parts == [
             count - 2 * max(1, round(0.15 * count)),
             max(1, round(0.15 * count)),
@@ -793,7 +793,7 @@ def test_two_photos_are_too_few(folder):
     only_fault(folder(via_entries(2), 2), "2 different photos cannot be split")
 
 
-# ------------------------------------------------------------------------------------------------------ whatever is in the file
+# -------------------------------------------------------------------------- whatever is in the file
 
 JUNK = [
     None,
@@ -853,7 +853,7 @@ def test_damaged_files_give_sentences(folder, layout, seed):
             load_cars(read_cars(place).samples, (6, 9))
 
 
-# ------------------------------------------------------------------------------------------------------ generated and real folders
+# ----------------------------------------------------------------------- generated and real folders
 
 
 @pytest.mark.parametrize("style", ["careful", "mixed"])
@@ -863,7 +863,7 @@ def test_generated_folder(tmp_path, style):
     )
     assert check_cars(place) == []
     cars = read_cars(place)
-    assert [sum(sample.split == split for sample in cars.samples) for split in SPLITS] == [
+    assert [sum(sample.split == split for sample in cars.samples) for split in CAR_SPLITS] == [
         7,
         2,
         2,
@@ -897,7 +897,7 @@ def test_real_socar(real_data):
         and len(cars.notes) == 1
         and "25_12dc.jpg is left out" in cars.notes[0]
     )
-    assert [sum(sample.split == split for sample in cars.samples) for split in SPLITS] == [
+    assert [sum(sample.split == split for sample in cars.samples) for split in CAR_SPLITS] == [
         76,
         17,
         17,

@@ -1,4 +1,4 @@
-"Losses by name: formulas written out in numpy, the libraries, partial labels, gradients, and refusals."
+"Losses by name: formulas written out in numpy, the libraries, partial labels, and refusals."
 
 import copy
 import pickle
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudlearn.losses import LOSSES, named_loss
-from cloudlearn.training import PictureSet, bce_dice, fit
+from cloudlearn.training import PictureSet, fit
 
 SEEDS = range(4)
 ABSENT_IS_FREE = {"dice", "tversky", "focal-tversky"}
@@ -22,9 +22,8 @@ ABSENT_IS_FREE = {"dice", "tversky", "focal-tversky"}
 
 def sample(seed, shape=(3, 2, 5, 4), share=0.3, dtype=torch.float64):
     draw = np.random.default_rng(seed)
-    return torch.tensor(2 * draw.normal(size=shape), dtype=dtype), torch.tensor(
-        draw.random(shape) < share, dtype=dtype
-    )
+    logits = torch.tensor(2 * draw.normal(size=shape), dtype=dtype)
+    return logits, torch.tensor(draw.random(shape) < share, dtype=dtype)
 
 
 def sigmoid(z):
@@ -60,31 +59,22 @@ def reference(name, z, t):
     "The loss with its defaults: sums over classes, in numpy."
     z, t = z.numpy(), t.numpy()
     each = [(z[:, c].ravel(), t[:, c].ravel()) for c in range(z.shape[1])]
-    index = {
-        "dice": (0.5, 0.5),
-        "tversky": (0.3, 0.7),
-        "focal-tversky": (0.3, 0.7),
-        "bce-dice": (0.5, 0.5),
-    }.get(name)
+    index = (0.3, 0.7) if "tversky" in name else (0.5, 0.5)
     power = 0.75 if name == "focal-tversky" else 1
     if name == "bce":
         return pixels(z, t).mean()
     if name == "focal":
         return ((1 - np.exp(-pixels(z, t))) ** 2 * pixels(z, t)).mean()
     if name == "weighted-bce":
-        return np.mean(
-            [(np.where(y > 0, (1 - y).sum() / y.sum(), 1) * pixels(x, y)).mean() for x, y in each]
-        )
+        weights = [np.where(y > 0, (1 - y).sum() / y.sum(), 1) for _, y in each]
+        return np.mean([(w * pixels(x, y)).mean() for w, (x, y) in zip(weights, each)])
     if name == "lovasz":
         return np.mean([lovasz(x, y) for x, y in each])
     if name == "bce-picture-dice":
-        pairs = [
-            (sigmoid(x), y, 0.05 * y.size)
-            for x, y in zip(z.reshape(-1, *z.shape[2:]), t.reshape(-1, *t.shape[2:]))
-        ]
-        return pixels(z, t).mean() + np.mean(
-            [1 - (2 * (p * y).sum() + few) / (p.sum() + y.sum() + few) for p, y, few in pairs]
-        )
+        few, lost = 0.05 * z[0, 0].size, []
+        for p, y in zip(sigmoid(z).reshape(-1, *z.shape[2:]), t.reshape(-1, *t.shape[2:])):
+            lost.append(1 - (2 * (p * y).sum() + few) / (p.sum() + y.sum() + few))
+        return pixels(z, t).mean() + np.mean(lost)
     mask = np.mean([(1 - overlap(x, y, *index)) ** power if y.any() else 0 for x, y in each])
     return mask + (pixels(z, t).mean() if name == "bce-dice" else 0)
 
@@ -92,10 +82,9 @@ def reference(name, z, t):
 @pytest.mark.parametrize("name, seed", [*product(LOSSES, SEEDS)])
 def test_every_loss_is_its_formula(name, seed):
     z, t = sample(seed)
-    assert named_loss(name)(z, t).item() == pytest.approx(reference(name, z, t), abs=2e-6)
-    assert named_loss(name)(z.float(), t.float()).item() == pytest.approx(
-        reference(name, z, t), abs=1e-5
-    )
+    wanted = reference(name, z, t)
+    assert named_loss(name)(z, t).item() == pytest.approx(wanted, abs=2e-6)
+    assert named_loss(name)(z.float(), t.float()).item() == pytest.approx(wanted, abs=1e-5)
 
 
 @pytest.mark.parametrize("name, seed", [*product(sorted(ABSENT_IS_FREE | {"bce-dice"}), SEEDS)])
@@ -112,30 +101,23 @@ def test_an_absent_class_adds_no_mask_term_and_no_nan(name, seed):
 def test_a_picture_painted_in_vain_is_told_so_by_the_loss_of_each_picture_alone():
     z, t = torch.full((2, 1, 8, 8), -2.0, requires_grad=True), torch.zeros(2, 1, 8, 8)
     t[0, 0, :4] = 1
-    push = {
-        name: torch.autograd.grad(named_loss(name)(z, t) - named_loss("bce")(z, t), z)[0][1, 0]
-        .sum()
-        .item()
-        for name in ("bce-dice", "bce-picture-dice")
-    }
+    push = {}
+    for name in ("bce-dice", "bce-picture-dice"):
+        loss = named_loss(name)(z, t) - named_loss("bce")(z, t)
+        push[name] = torch.autograd.grad(loss, z)[0][1, 0].sum().item()
     p = 1 / (1 + np.e**2)
-    slope = (
-        0.05 * 64 / (64 * p + 0.05 * 64) ** 2 * p * (1 - p) * 64 / 2
-    )  # of 1 - s / (sum + s), over two pictures
-    assert (
-        push["bce-picture-dice"] == pytest.approx(slope, rel=1e-4)
-        and push["bce-picture-dice"] > 3 * push["bce-dice"] > 0
-    )
-    assert named_loss("bce-picture-dice", smooth=0.0)(z, 0 * t).item() == pytest.approx(
-        named_loss("bce")(z, 0 * t).item() + 1
-    )
+    # of 1 - s / (sum + s), over two pictures
+    slope = 0.05 * 64 / (64 * p + 0.05 * 64) ** 2 * p * (1 - p) * 64 / 2
+    assert push["bce-picture-dice"] == pytest.approx(slope, rel=1e-4)
+    assert push["bce-picture-dice"] > 3 * push["bce-dice"] > 0
+    unsmoothed = named_loss("bce-picture-dice", smooth=0.0)(z, 0 * t).item()
+    assert unsmoothed == pytest.approx(named_loss("bce")(z, 0 * t).item() + 1)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_on_an_empty_batch_and_on_a_perfect_answer_are_finite(name):
-    for value, target in product(
-        (-40.0, 0.0, 40.0), (torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4))
-    ):
+    targets = torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)
+    for value, target in product((-40.0, 0.0, 40.0), targets):
         z = torch.full((2, 3, 4, 4), value, requires_grad=True)
         loss = named_loss(name)(z, target)
         loss.backward()
@@ -148,15 +130,10 @@ def test_gradients_on_an_empty_batch_and_on_a_perfect_answer_are_finite(name):
 def test_settings_reach_the_library(seed):
     z, t = sample(seed, (3, 3, 5, 4))
     weights = torch.tensor([2.0, 0.5, 7.0])
+    weighted = torch.nn.BCEWithLogitsLoss(pos_weight=weights[:, None, None])
     equal = [
-        (
-            named_loss("weighted-bce", positive_weight=(2, 0.5, 7)),
-            torch.nn.BCEWithLogitsLoss(pos_weight=weights[:, None, None]),
-        ),
-        (
-            named_loss("weighted-bce", positive_weight=weights),
-            torch.nn.BCEWithLogitsLoss(pos_weight=weights[:, None, None]),
-        ),
+        (named_loss("weighted-bce", positive_weight=(2, 0.5, 7)), weighted),
+        (named_loss("weighted-bce", positive_weight=weights), weighted),
         (
             named_loss("focal", gamma=3, alpha=0.2),
             lambda z, t: torchvision.ops.sigmoid_focal_loss(z, t, 0.2, 3, "mean"),
@@ -171,7 +148,13 @@ def test_settings_reach_the_library(seed):
             smp.losses.TverskyLoss("multilabel", alpha=0.1, beta=0.6, smooth=1, log_loss=True),
         ),
         (named_loss("focal-tversky", gamma=1), named_loss("tversky")),
-        (named_loss("bce-dice", dice_weight=0.3), lambda z, t: bce_dice(z, t, 0.3)),
+        (
+            named_loss("bce-dice", dice_weight=0.3),
+            lambda z, t: (
+                F.binary_cross_entropy_with_logits(z, t)
+                + 0.3 * smp.losses.DiceLoss("multilabel")(z, t)
+            ),
+        ),
     ]
     for ours, theirs in equal:
         assert ours(z, t).item() == pytest.approx(theirs(z, t).item(), abs=1e-6)
@@ -183,24 +166,22 @@ def test_settings_reach_the_library(seed):
             smp.losses.TverskyLoss("multilabel", alpha=0.3, beta=0.7, gamma=2),
         ),
     ]
+    z, t = z[:, :1], t[:, :1]
     for ours, theirs in one:
-        assert ours(z[:, :1], t[:, :1]).item() == pytest.approx(
-            theirs(z[:, :1].float(), t[:, :1].float()).item(), abs=1e-6
-        )
+        wanted = theirs(z.float(), t.float()).item()
+        assert ours(z, t).item() == pytest.approx(wanted, abs=1e-6)
 
 
 def test_one_value_for_each_class_goes_to_its_class():
     z, t = sample(0, (2, 3, 6, 6))
-    each = [
-        named_loss("tversky", beta=beta)(z[:, c : c + 1], t[:, c : c + 1]).item()
-        for c, beta in enumerate((0.2, 0.5, 0.9))
-    ]
-    assert named_loss("tversky", beta=(0.2, 0.5, 0.9))(z, t).item() == pytest.approx(
-        np.mean(each), abs=1e-6
-    )
-    assert named_loss("tversky", beta=np.array([0.9, 0.5, 0.2]))(z, t).item() != pytest.approx(
-        np.mean(each), abs=1e-4
-    )
+    betas, each = (0.2, 0.5, 0.9), []
+    for c, beta in enumerate(betas):
+        one = slice(c, c + 1)
+        each.append(named_loss("tversky", beta=beta)(z[:, one], t[:, one]).item())
+    right = named_loss("tversky", beta=betas)(z, t).item()
+    turned = named_loss("tversky", beta=np.array(betas[::-1]))(z, t).item()
+    assert right == pytest.approx(np.mean(each), abs=1e-6)
+    assert turned != pytest.approx(np.mean(each), abs=1e-4)
 
 
 def test_without_a_weight_both_sides_of_a_class_weigh_the_same_within_a_factor_of_100():
@@ -213,16 +194,14 @@ def test_without_a_weight_both_sides_of_a_class_weigh_the_same_within_a_factor_o
     down = [z.grad[0, c][t[0, c] == 0].sum().item() for c in (0, 1)]
     assert up[0] == pytest.approx(down[0]) and up[1] == pytest.approx(down[1] * 100 / 999)
     full = torch.zeros(1, 1, 2, 2, requires_grad=True)
-    assert named_loss("weighted-bce")(full, torch.ones_like(full)).item() == pytest.approx(
-        np.log(2) / 100
-    )
+    loss = named_loss("weighted-bce")(full, torch.ones_like(full))
+    assert loss.item() == pytest.approx(np.log(2) / 100)
 
 
-@given(
-    st.integers(0, 10**6),
-    st.sampled_from(sorted(LOSSES)),
-    st.lists(st.booleans(), min_size=6, max_size=6),
-)
+SIX = st.lists(st.booleans(), min_size=6, max_size=6)
+
+
+@given(st.integers(0, 10**6), st.sampled_from(sorted(LOSSES)), SIX)
 @settings(max_examples=120, deadline=None)
 def test_unknown_planes_are_as_good_as_not_there(seed, name, labelled):
     z, t = sample(seed, (3, 2, 4, 5))
@@ -236,23 +215,16 @@ def test_unknown_planes_are_as_good_as_not_there(seed, name, labelled):
         for c in (0, 1)
         if known[:, c].any()
     ]
-    alone = [named_loss(name)(*pair).item() for pair in kept]
-    weights = (
-        [len(pair[0]) for pair in kept]
-        if name in ("bce", "weighted-bce", "focal", "bce-picture-dice")
-        else [1] * len(kept)
-    )
-    if name == "bce-dice":
-        wanted = (
-            sum(
-                np.average([named_loss(part)(*pair).item() for pair in kept], weights=w)
-                for part, w in (("bce", [len(pair[0]) for pair in kept]), ("dice", None))
-            )
-            if kept
-            else 0
-        )
-    else:
-        wanted = np.average(alone, weights=weights) if kept else 0
+    counts = [len(logits) for logits, _ in kept]
+    by_pixel = ("bce", "weighted-bce", "focal", "bce-picture-dice")
+
+    def mean_alone(part):
+        "The mean of the classes by themselves, weighed by planes where a loss counts pixels."
+        alone = [named_loss(part)(*pair).item() for pair in kept]
+        return np.average(alone, weights=counts if part in by_pixel else None)
+
+    parts = ("bce", "dice") if name == "bce-dice" else (name,)
+    wanted = sum(mean_alone(part) for part in parts) if kept else 0
     assert ours.item() == pytest.approx(wanted, abs=1e-5)
 
 
@@ -274,13 +246,10 @@ def test_partial_labels_change_nothing_where_all_is_known_nor_does_the_order(nam
     loss, order = named_loss(name)(z, t).item(), torch.tensor([2, 0, 3, 1])
     assert named_loss(name, unknown=255)(z, t).item() == loss
     assert named_loss(name)(z[order], t[order]).item() == pytest.approx(loss, abs=1e-6)
-    assert named_loss(name)(z[:, [2, 0, 1]], t[:, [2, 0, 1]]).item() == pytest.approx(
-        loss, abs=1e-6
-    )
-    assert (
-        named_loss(name)(z, t.bool()).item() == loss
-        and named_loss(name)(z, t.to(torch.uint8)).item() == loss
-    )
+    reordered = named_loss(name)(z[:, [2, 0, 1]], t[:, [2, 0, 1]]).item()
+    assert reordered == pytest.approx(loss, abs=1e-6)
+    assert named_loss(name)(z, t.bool()).item() == loss
+    assert named_loss(name)(z, t.to(torch.uint8)).item() == loss
 
 
 @pytest.mark.parametrize("name, seed", [*product(LOSSES, SEEDS)])
@@ -331,7 +300,8 @@ def test_fit_takes_a_loss_by_name_and_partial_labels(tmp_path):
     [
         (
             lambda z, t: named_loss("jaccard"),
-            "there is no loss 'jaccard': take one of bce, weighted-bce, dice, focal, tversky, focal-tversky, lovasz, bce-dice",
+            "there is no loss 'jaccard': take one of bce, weighted-bce, dice, focal, tversky, "
+            "focal-tversky, lovasz, bce-dice",
         ),
         (lambda z, t: named_loss("bce", gamma=2), "has no setting 'gamma': it takes none"),
         (lambda z, t: named_loss("focal", beta=0.5), "it takes gamma, alpha"),
@@ -369,22 +339,15 @@ def test_refusals_are_sentences(call, words):
 def test_what_the_library_does_that_the_lesson_warns_of():
     "If one of these changes, the lesson must change too."
     z, empty = torch.zeros(2, 3, 4, 4, requires_grad=True), torch.zeros(2, 3, 4, 4)
-    for loss in (
-        smp.losses.DiceLoss("multilabel"),
-        smp.losses.DiceLoss("multilabel", smooth=1.0),
-        smp.losses.DiceLoss("multilabel", log_loss=True),
-    ):
-        assert loss(z, empty) == 0 and not torch.autograd.grad(loss(z, empty), z)[0].any()
-    assert (
-        torch.autograd.grad(smp.losses.TverskyLoss("multilabel", gamma=0.75)(z, empty), z)[0]
-        .isnan()
-        .all()
-    )
+    for more in ({}, {"smooth": 1.0}, {"log_loss": True}):
+        loss = smp.losses.DiceLoss("multilabel", **more)(z, empty)
+        assert loss == 0 and not torch.autograd.grad(loss, z)[0].any()
+    focal = smp.losses.TverskyLoss("multilabel", gamma=0.75)(z, empty)
+    assert torch.autograd.grad(focal, z)[0].isnan().all()
     with pytest.raises(IndexError):
         smp.losses.FocalLoss("multilabel", ignore_index=255)(z, empty)
     logits, target = sample(0, (2, 3, 4, 5), dtype=torch.float32)
     heap = smp.losses.LovaszLoss("multilabel")(logits, target)
-    assert heap == pytest.approx(
-        smp.losses.LovaszLoss("binary")(logits.reshape(1, 1, -1), target.reshape(1, 1, -1)).item()
-    )
+    one_row = logits.reshape(1, 1, -1), target.reshape(1, 1, -1)
+    assert heap == pytest.approx(smp.losses.LovaszLoss("binary")(*one_row).item())
     assert abs(heap - named_loss("lovasz")(logits, target)) > 1e-3

@@ -1,4 +1,4 @@
-"""Masks: the run-length codec, resizing, dilation, components, polygons and drawing, against references and brute force."""
+"""Masks: run lengths, resizing, dilation, components, polygons and drawing, by brute force."""
 
 import subprocess
 import sys
@@ -30,16 +30,14 @@ from cloudlearn.masks import (
     show,
 )
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation:DeprecationWarning"
-)  # pycocotools under numpy 2
+# pycocotools under numpy 2
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 MASKS = arrays(bool, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24))
 STACKS = arrays(bool, array_shapes(min_dims=2, max_dims=4, min_side=1, max_side=8))
 SIZES = st.tuples(st.integers(1, 30), st.integers(1, 30))
-LETTER = (
-    np.array([[0, 1, 0, 0], [0, 1, 0, 0], [0, 1, 0, 0], [0, 1, 1, 1]]) == 1
-)  # an L, for which order and origin show
+# an L, for which order and origin show
+LETTER = np.array([[0, 1, 0, 0], [0, 1, 0, 0], [0, 1, 0, 0], [0, 1, 1, 1]]) == 1
 
 
 def box(x0, y0, x1, y1, shape):
@@ -48,7 +46,7 @@ def box(x0, y0, x1, y1, shape):
     return mask
 
 
-# ------------------------------------------------------------------------------------------------------ run lengths
+# -------------------------------------------------------------------------------------- run lengths
 
 
 def test_order_and_origin_are_the_competitions():
@@ -87,9 +85,8 @@ def test_equal_to_pycocotools(mask):
     starts, lengths = rle_runs(rle_encode(mask), mask.size)
     counts = np.diff(np.c_[starts, starts + lengths].ravel(), prepend=0, append=mask.size).tolist()
     assert sum(counts) == mask.size  # pycocotools reads beyond a short list
-    packed = coco.frPyObjects(
-        {"size": mask.shape, "counts": counts if counts[-1] else counts[:-1]}, *mask.shape
-    )
+    counts = counts if counts[-1] else counts[:-1]
+    packed = coco.frPyObjects({"size": mask.shape, "counts": counts}, *mask.shape)
     assert packed == coco.encode(np.asfortranarray(mask, dtype=np.uint8))
     assert (coco.decode(packed) == rle_decode(rle_encode(mask), mask.shape)).all()
 
@@ -144,11 +141,12 @@ def test_blanks_and_touching_runs_are_fine(text):
     ],
 )
 def test_malformed_text_is_refused_and_quoted(text, quoted, reason):
-    for read in (
+    readers = [
         lambda: rle_runs(text, 16),
         lambda: rle_decode(text, (4, 4)),
         lambda: rle_decode_small(text, (4, 4), (2, 2)),
-    ):
+    ]
+    for read in readers:
         with pytest.raises(ValueError) as caught:
             read()
         assert quoted in str(caught.value) and reason in str(caught.value)
@@ -169,12 +167,13 @@ def test_other_types_are_refused(value):
 
 @pytest.mark.parametrize("shape", [(2**14, 2**14 + 1), (0, 5), (5, -1), (5,), (5, 5, 3), (2.5, 4)])
 def test_impossible_sizes_are_refused(shape):
-    for read in (
+    readers = [
         lambda: rle_decode("1 1", shape),
         lambda: rle_decode_small("1 1", (4, 4), shape),
         lambda: resize_mask(LETTER, shape),
         lambda: polygon_mask([[0, 0], [1, 0], [1, 1]], shape),
-    ):
+    ]
+    for read in readers:
         with pytest.raises(ValueError, match="height, width|limit"):
             read()
 
@@ -199,7 +198,7 @@ def test_what_is_no_mask_is_not_encoded(wrong, reason):
         rle_encode(wrong)
 
 
-# ---------------------------------------------------------------------------------------------------------- another size
+# ------------------------------------------------------------------------------------- another size
 
 
 def centre(new, old_side, new_side):
@@ -209,9 +208,8 @@ def centre(new, old_side, new_side):
 
 @given(MASKS, SIZES)
 def test_resize_copies_the_pixel_under_the_centre(mask, shape):
-    rows, columns = (
-        [centre(new, old, side) for new in range(side)] for old, side in zip(mask.shape, shape)
-    )
+    rows = [centre(new, mask.shape[0], shape[0]) for new in range(shape[0])]
+    columns = [centre(new, mask.shape[1], shape[1]) for new in range(shape[1])]
     assert (resize_mask(mask, shape) == mask[np.ix_(rows, columns)]).all()
 
 
@@ -237,19 +235,16 @@ def test_resize_keeps_leading_axes(stack, shape):
 def test_equal_to_torch_nearest_exact(old, new):
     torch = pytest.importorskip("torch")
     mask = np.random.default_rng(0).random(old) < 0.5
-    theirs = torch.nn.functional.interpolate(
-        torch.from_numpy(mask)[None, None].float(), size=new, mode="nearest-exact"
-    )[0, 0]
-    assert (resize_mask(mask, new) == theirs.numpy().astype(bool)).all()
+    plane = torch.from_numpy(mask)[None, None].float()
+    theirs = torch.nn.functional.interpolate(plane, size=new, mode="nearest-exact")
+    assert (resize_mask(mask, new) == theirs[0, 0].numpy().astype(bool)).all()
 
 
 @given(MASKS, SIZES)
 def test_small_decode_equals_the_long_way(mask, small):
     text = rle_encode(mask)
-    assert (
-        rle_decode_small(text, mask.shape, small)
-        == resize_mask(rle_decode(text, mask.shape), small)
-    ).all()
+    long_way = resize_mask(rle_decode(text, mask.shape), small)
+    assert (rle_decode_small(text, mask.shape, small) == long_way).all()
 
 
 @pytest.mark.parametrize(
@@ -272,7 +267,7 @@ def test_small_decode_never_builds_the_full_mask():
     assert peak < 1400 * 2100 / 4
 
 
-# -------------------------------------------------------------------------------------------------------------- dilation
+# ----------------------------------------------------------------------------------------- dilation
 
 
 def near(mask, radius):
@@ -298,10 +293,8 @@ def test_both_roads_meet(radius, seed):
 def test_dilate_every_mask_of_a_stack(stack, radius):
     wide = dilate(stack, radius)
     assert wide.shape == stack.shape and wide.dtype == bool
-    assert (
-        wide.reshape(-1, *stack.shape[-2:])
-        == [dilate(one, radius) for one in stack.reshape(-1, *stack.shape[-2:])]
-    ).all()
+    flat, shape = stack.reshape(-1, *stack.shape[-2:]), stack.shape[-2:]
+    assert (wide.reshape(-1, *shape) == [dilate(one, radius) for one in flat]).all()
     assert (dilate(stack, 0) == stack).all() and (wide >= stack).all()
 
 
@@ -316,10 +309,8 @@ def test_dilate_moves_with_the_mask_and_leaves_its_input():
     mask = np.zeros((40, 40), bool)
     mask[10, 12] = True
     kept = mask.copy()
-    assert (
-        np.roll(dilate(mask, 6), (9, 7), axis=(0, 1))
-        == dilate(np.roll(mask, (9, 7), axis=(0, 1)), 6)
-    ).all()
+    moved = np.roll(mask, (9, 7), axis=(0, 1))
+    assert (np.roll(dilate(mask, 6), (9, 7), axis=(0, 1)) == dilate(moved, 6)).all()
     assert (mask == kept).all()
     assert dilate(mask, 6).sum() == 113  # the pixels of a disk of radius 6
 
@@ -344,7 +335,7 @@ def test_bad_radius(radius):
         dilate(LETTER, radius)
 
 
-# ------------------------------------------------------------------------------------------------------------ components
+# --------------------------------------------------------------------------------------- components
 
 
 def components(mask):
@@ -379,15 +370,11 @@ def test_exactly_the_area_goes_and_corners_hang_together():
 @given(STACKS, st.integers(0, 5))
 def test_remove_small_every_mask_of_a_stack(stack, area):
     kept = remove_small(stack, area)
-    assert (
-        kept.shape == stack.shape
-        and (kept <= stack).all()
-        and (remove_small(kept, area) == kept).all()
-    )
-    assert (
-        kept.reshape(-1, *stack.shape[-2:])
-        == [remove_small(one, area) for one in stack.reshape(-1, *stack.shape[-2:])]
-    ).all()
+    assert kept.shape == stack.shape
+    assert (kept <= stack).all()
+    assert (remove_small(kept, area) == kept).all()
+    flat, shape = stack.reshape(-1, *stack.shape[-2:]), stack.shape[-2:]
+    assert (kept.reshape(-1, *shape) == [remove_small(one, area) for one in flat]).all()
     assert (remove_small(stack, 0) == stack).all()
 
 
@@ -395,10 +382,8 @@ def test_background_never_comes_on():
     speck = box(3, 3, 5, 5, (50, 60))
     assert not remove_small(speck, 4).any()
     assert (remove_small(speck, 3) == speck).all()
-    assert (
-        remove_small(np.ones((5, 5), bool), 24).all()
-        and not remove_small(np.zeros((5, 5), bool), 0).any()
-    )
+    assert remove_small(np.ones((5, 5), bool), 24).all()
+    assert not remove_small(np.zeros((5, 5), bool), 0).any()
 
 
 @pytest.mark.parametrize("area", [-1, float("nan")])
@@ -407,7 +392,7 @@ def test_bad_area(area):
         remove_small(LETTER, area)
 
 
-# -------------------------------------------------------------------------------------------------------------- polygons
+# ----------------------------------------------------------------------------------------- polygons
 
 
 def star(seed, corners=9, middle=(40.0, 30.0)):
@@ -415,9 +400,8 @@ def star(seed, corners=9, middle=(40.0, 30.0)):
     rng = np.random.default_rng(seed)
     angle = 2 * np.pi * rng.uniform(1, 3, corners).cumsum()
     angle = angle / angle[-1] * 2 * np.pi
-    return (
-        np.stack([np.cos(angle), np.sin(angle)], axis=1) * rng.uniform(6, 28, (corners, 1)) + middle
-    )
+    reach = rng.uniform(6, 28, (corners, 1))
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1) * reach + middle
 
 
 @given(st.integers(-5, 20), st.integers(-5, 20), st.integers(1, 20), st.integers(1, 20))
@@ -437,9 +421,8 @@ def test_a_centre_on_the_edge_belongs_to_the_shape_below_and_right_of_it():
 def test_centres_inside_are_on(seed):
     corners = star(seed)
     rows, columns = np.indices((60, 80))
-    inside = (
-        Outline(corners).contains_points(np.c_[columns.ravel(), rows.ravel()] + 0.5).reshape(60, 80)
-    )
+    centres = np.c_[columns.ravel(), rows.ravel()] + 0.5
+    inside = Outline(corners).contains_points(centres).reshape(60, 80)
     assert (polygon_mask(corners, (60, 80)) == inside).all()
 
 
@@ -452,9 +435,8 @@ def test_start_and_direction_do_not_matter(seed):
 
 
 def test_ties_do_not_depend_on_direction():
-    for corners in (
-        np.random.default_rng(0).integers(0, 60, (300, 3, 2)) + 0.5
-    ):  # edges pass exactly through centres
+    # edges pass exactly through centres
+    for corners in np.random.default_rng(0).integers(0, 60, (300, 3, 2)) + 0.5:
         assert (polygon_mask(corners, (60, 60)) == polygon_mask(corners[::-1], (60, 60))).all()
 
 
@@ -462,23 +444,18 @@ def test_ties_do_not_depend_on_direction():
 @pytest.mark.parametrize("seed", range(20))
 def test_two_halves_share_no_pixel_and_lose_none(seed, whole):
     corners = star(seed)
-    corners = (
-        corners.round() + 0.5 if whole else corners
-    )  # with corners on pixel centres every tie is met
-    halves = [
-        polygon_mask(half, (60, 80)).astype(int)
-        for half in (corners[:5], corners[[4, 5, 6, 7, 8, 0]])
-    ]
-    together = polygon_mask(corners, (60, 80))
-    assert ((halves[0] + halves[1]) % 2 == together).all()
+    if whole:
+        corners = corners.round() + 0.5  # with corners on pixel centres every tie is met
+    one = polygon_mask(corners[:5], (60, 80)).astype(int)
+    other = polygon_mask(corners[[4, 5, 6, 7, 8, 0]], (60, 80)).astype(int)
+    assert ((one + other) % 2 == polygon_mask(corners, (60, 80))).all()
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_outside_is_cut_off(seed):
     corners = star(seed)
-    assert (
-        polygon_mask(corners - [20, 15], (30, 35)) == polygon_mask(corners, (60, 80))[15:45, 20:55]
-    ).all()
+    whole, part = polygon_mask(corners, (60, 80)), polygon_mask(corners - [20, 15], (30, 35))
+    assert (part == whole[15:45, 20:55]).all()
 
 
 def edge_distance(corners, shape):
@@ -493,9 +470,8 @@ def edge_distance(corners, shape):
 def test_equal_to_pycocotools_but_for_centres_on_the_edge(seed):
     corners = star(seed)
     theirs = coco.decode(coco.frPyObjects([corners.ravel().tolist()], 60, 80))[..., 0] == 1
-    assert (
-        edge_distance(corners, (60, 80))[theirs != polygon_mask(corners, (60, 80))] < 0.25
-    ).all()
+    differs = theirs != polygon_mask(corners, (60, 80))
+    assert (edge_distance(corners, (60, 80))[differs] < 0.25).all()
 
 
 def test_crossing_twice_is_outside():
@@ -522,7 +498,7 @@ def test_bad_polygons(corners, reason):
         polygon_mask(corners, (8, 8))
 
 
-# --------------------------------------------------------------------------------------------------------------- drawing
+# ------------------------------------------------------------------------------------------ drawing
 
 GREY = np.full((60, 90, 3), 128, np.uint8)
 LEFT, RIGHT = box(10, 10, 55, 50, (60, 90)), box(35, 10, 80, 50, (60, 90))
@@ -538,10 +514,8 @@ def test_overlay_mixes_inside_and_leaves_the_rest():
     drawn = overlay(picture, np.stack([LEFT, RIGHT]), ["Fish", COLOURS["Sugar"]], alpha=0.25)
     assert drawn.dtype == np.uint8 and (picture == kept).all()
     assert (drawn[~(LEFT | RIGHT)] == picture[~(LEFT | RIGHT)]).all()
-    assert (
-        np.abs(drawn[30, 20] - (0.75 * picture[30, 20] + 0.25 * np.array(colour("Fish")))).max()
-        <= 0.5
-    )
+    mixed = 0.75 * picture[30, 20] + 0.25 * np.array(colour("Fish"))
+    assert np.abs(drawn[30, 20] - mixed).max() <= 0.5
     both = (np.array(colour("Fish")) + colour("Sugar")) / 2
     assert np.abs(drawn[30, 45] - (0.75 * picture[30, 45] + 0.25 * both)).max() <= 0.5
 
@@ -556,9 +530,8 @@ def test_outlines_stay_visible_where_classes_overlap():
 
 def test_identical_masks_show_all_colours():
     drawn = overlay(GREY, np.stack([LEFT] * 3), ["Fish", "Flower", "Gravel"])
-    assert {tuple(pixel) for pixel in drawn[10, 10:55].tolist()} == {
-        tuple(colour(name)) for name in ("Fish", "Flower", "Gravel")
-    }
+    shown = {tuple(pixel) for pixel in drawn[10, 10:55].tolist()}
+    assert shown == {tuple(colour(name)) for name in ("Fish", "Flower", "Gravel")}
 
 
 def test_outline_closes_at_the_picture_edge_and_alpha_zero_draws_it_alone():
@@ -589,12 +562,8 @@ def test_bad_drawings(arguments, reason):
 
 
 def test_show_names_the_classes_that_are_there():
-    ax = show(
-        GREY,
-        np.stack([LEFT, np.zeros_like(LEFT), RIGHT]),
-        ["Fish", "Flower", "seam"],
-        title="three",
-    )
+    three = np.stack([LEFT, np.zeros_like(LEFT), RIGHT])
+    ax = show(GREY, three, ["Fish", "Flower", "seam"], title="three")
     assert ax.get_title() == "three" and len(ax.images) == 1
     assert [entry.get_text() for entry in ax.get_legend().get_texts()] == ["Fish", "seam"]
     assert show(GREY, ax=ax) is ax
@@ -615,10 +584,13 @@ def test_one_colour_per_class():
     assert all(masks._rgb(name).tolist() == colour(name) for name in COLOURS)
 
 
-# ---------------------------------------------------------------------------------------------------------------- import
+# ------------------------------------------------------------------------------------------- import
 
 
 def test_import_is_light():
-    code = "import sys, cloudlearn.masks; print({'torch', 'matplotlib', 'pandas', 'sklearn'} & set(sys.modules))"
+    code = (
+        "import sys, cloudlearn.masks; "
+        "print({'torch', 'matplotlib', 'pandas', 'sklearn'} & set(sys.modules))"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"

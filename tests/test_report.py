@@ -1,4 +1,4 @@
-"The report: what a reader sees, what a stranger's text may not do, and what a fault may not leave behind."
+"The report: what a reader sees, what a stranger's text may not do, what a fault may not leave."
 
 import html
 import io
@@ -20,7 +20,6 @@ from PIL import Image
 
 from cloudlearn import report
 from cloudlearn.masks import COLOURS
-from cloudlearn.scores import bootstrap_interval
 
 CLASSES = ("Fish", "Flower", "Gravel", "Sugar")
 EVIL = [
@@ -61,12 +60,11 @@ class Reader(HTMLParser):
 
 
 def ladder(*scores):
-    return pd.DataFrame(
-        [
-            {"step": f"step {i}", "dice": score, "low": score - 0.03, "high": score + 0.02}
-            for i, score in enumerate(scores)
-        ]
-    )
+    rows = [
+        {"step": f"step {i}", "dice": score, "low": score - 0.03, "high": score + 0.02}
+        for i, score in enumerate(scores)
+    ]
+    return pd.DataFrame(rows)
 
 
 def png(width=3, height=2, **more):
@@ -76,48 +74,11 @@ def png(width=3, height=2, **more):
 
 
 def page_of(tmp_path, title, sections):
-    return Reader(
-        report.write_report(tmp_path / "report.html", title, sections).read_text(encoding="utf-8")
-    )
+    path = report.write_report(tmp_path / "report.html", title, sections)
+    return Reader(path.read_text(encoding="utf-8"))
 
 
-# ------------------------------------------------------------------------------------------------------------ gains
-
-
-@given(st.integers(0, 10_000), st.integers(1, 30), st.integers(1, 5))
-@settings(max_examples=20)
-def test_gains_are_paired_differences(seed, pictures, classes):
-    rng = np.random.default_rng(seed)
-    steps = {name: rng.random((pictures, classes)) for name in "abc"}
-    gains = report.step_gains(steps, seed=3)
-    assert gains[["step", "against"]].values.tolist() == [["b", "a"], ["c", "b"]]
-    for row, (old, new) in zip(gains.itertuples(), [("a", "b"), ("b", "c")]):
-        assert row.gain == pytest.approx(steps[new].mean() - steps[old].mean())
-        assert (row.low, row.high) == bootstrap_interval(steps[new] - steps[old], seed=3)
-        assert row.low - 1e-12 <= row.gain <= row.high + 1e-12
-
-
-def test_a_steady_gain_has_no_width_though_the_scores_vary():
-    before = np.random.default_rng(0).random((40, 4))
-    assert report.step_gains({"before": before, "after": before + 0.1}).loc[
-        0, ["gain", "low", "high"]
-    ].tolist() == pytest.approx([0.1] * 3)
-    assert np.ptp(bootstrap_interval(before)) > 0.05
-
-
-def test_gains_of_other_pictures_are_refused():
-    with pytest.raises(ValueError, match=r"same pictures.*raw \(3, 4\), area \(2, 4\)"):
-        report.step_gains({"raw": np.zeros((3, 4)), "area": np.zeros((2, 4))})
-    assert report.step_gains({"raw": np.zeros((3, 4))}).columns.tolist() == [
-        "step",
-        "against",
-        "gain",
-        "low",
-        "high",
-    ]
-
-
-# ------------------------------------------------------------------------------------------------------------ plots
+# -------------------------------------------------------------------------------------------- plots
 
 
 @pytest.mark.parametrize(
@@ -135,9 +96,8 @@ def test_ladder_shows_every_interval_and_no_labels_touch(scores):
     assert ends == [pytest.approx([score - 0.03, score + 0.02]) for score in scores]
     assert ax.lines[0].get_xdata().tolist() == pytest.approx(list(scores))
     assert ax.get_ylim()[0] > ax.get_ylim()[1], "the first step stands on top"
-    assert [text.get_text() for text in ax.texts] == [
-        f"{s:.3f}  ({s - 0.03:.3f} to {s + 0.02:.3f})" for s in scores
-    ]
+    wanted = [f"{s:.3f}  ({s - 0.03:.3f} to {s + 0.02:.3f})" for s in scores]
+    assert [text.get_text() for text in ax.texts] == wanted
     ax.figure.canvas.draw()
     boxes = [text.get_window_extent() for text in [*ax.texts, *ax.get_yticklabels(), ax.title]]
     assert not any(first.overlaps(second) for first, second in itertools.combinations(boxes, 2))
@@ -153,17 +113,14 @@ def test_ladder_draws_into_given_axes_and_names_what_is_missing():
 
 
 def test_log_names_the_lowest_epoch_and_takes_a_log_without_validation():
-    log = pd.DataFrame(
-        {"epoch": [1, 2, 3], "train_loss": [3.0, 2.0, 1.0], "valid_loss": [2.0, 1.5, 1.75]}
-    )
+    losses = {"train_loss": [3.0, 2.0, 1.0], "valid_loss": [2.0, 1.5, 1.75]}
+    log = pd.DataFrame({"epoch": [1, 2, 3], **losses})
     ax = report.show_log(log)
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
-        "train loss, lowest 1.000 in epoch 3",
-        "valid loss, lowest 1.500 in epoch 2",
-    ]
-    assert (
-        len({(line.get_color(), line.get_linestyle(), line.get_marker()) for line in ax.lines}) == 2
-    )
+    said = [text.get_text() for text in ax.get_legend().get_texts()]
+    lowest = ["train loss, lowest 1.000 in epoch 3", "valid loss, lowest 1.500 in epoch 2"]
+    assert said == lowest
+    looks = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in ax.lines}
+    assert len(looks) == 2
     assert len({line.get_linestyle() for line in ax.lines}) == 2, "colour is not the only key"
     for without in (log.drop(columns="valid_loss"), log.assign(valid_loss=np.nan)):
         assert len(report.show_log(without).lines) == 1
@@ -175,14 +132,10 @@ def test_log_names_the_lowest_epoch_and_takes_a_log_without_validation():
 def test_decisions_name_their_classes_and_read_no_formulas():
     picture, masks = np.zeros((20, 30, 3), np.uint8), np.zeros((4, 20, 30), bool)
     masks[[0, 3], 5:9, 5:9] = True
-    axes = report.show_decisions(
-        picture, {"truth $x^$": masks, "final": np.zeros_like(masks)}, CLASSES, title="cost$_$.jpg"
-    )
-    assert [ax.get_title() for ax in axes] == [
-        "cost$_$.jpg",
-        "truth $x^$: Fish, Sugar",
-        "final: nothing",
-    ]
+    steps = {"truth $x^$": masks, "final": np.zeros_like(masks)}
+    axes = report.show_decisions(picture, steps, CLASSES, title="cost$_$.jpg")
+    titles = ["cost$_$.jpg", "truth $x^$: Fish, Sugar", "final: nothing"]
+    assert [ax.get_title() for ax in axes] == titles
     report.figure_png(axes[0].figure, 40)  # a formula would end here with an error
     shown = axes[1].images[0].get_array()
     assert (shown[:5] == 0).all() and (shown[6:8, 6:8] > 0).any()
@@ -204,7 +157,7 @@ def test_figure_png_gives_a_png_and_closes_the_figure_even_after_a_fault():
     assert plt.get_fignums() == before
 
 
-# ---------------------------------------------------------------------------------------------------------- colours
+# ------------------------------------------------------------------------------------------ colours
 
 
 def test_deuteranopia_keeps_grey_and_joins_red_and_green():
@@ -224,10 +177,8 @@ def test_deuteranopia_keeps_grey_and_joins_red_and_green():
 def test_simulation_keeps_the_shape_of_a_picture():
     picture = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
     seen = report.simulate_deuteranopia(picture)
-    assert (
-        seen.shape == picture.shape
-        and (seen[2, 3] == report.simulate_deuteranopia(picture[2, 3])).all()
-    )
+    assert seen.shape == picture.shape
+    assert (seen[2, 3] == report.simulate_deuteranopia(picture[2, 3])).all()
 
 
 @pytest.mark.parametrize(
@@ -247,13 +198,10 @@ def test_colour_distance_is_a_distance():
     colours = np.random.default_rng(1).integers(0, 256, (3, 50, 3), np.uint8)
     first, second, third = colours
     assert np.allclose(report.colour_distance(first, second), report.colour_distance(second, first))
-    assert (
-        report.colour_distance(first, third)
-        <= report.colour_distance(first, second) + report.colour_distance(second, third) + 1e-9
-    ).all()
-    assert report.colour_distance(np.uint8([0, 0, 0]), np.uint8([255, 255, 255])) == pytest.approx(
-        100
-    )
+    detour = report.colour_distance(first, second) + report.colour_distance(second, third)
+    assert (report.colour_distance(first, third) <= detour + 1e-9).all()
+    black, white = np.uint8([0, 0, 0]), np.uint8([255, 255, 255])
+    assert report.colour_distance(black, white) == pytest.approx(100)
 
 
 def test_class_colours_stay_apart_without_green_receptors():
@@ -264,14 +212,12 @@ def test_class_colours_stay_apart_without_green_receptors():
     for group in (CLASSES, ("dent", "scratch", "spacing")):
         for first, second in itertools.combinations(group, 2):
             pair = palette[first], palette[second]
+            seen = [report.simulate_deuteranopia(colour) for colour in pair]
             assert report.colour_distance(*pair) > 40, (first, second)
-            assert report.colour_distance(*map(report.simulate_deuteranopia, pair)) > 15, (
-                first,
-                second,
-            )
+            assert report.colour_distance(*seen) > 15, (first, second)
 
 
-# ------------------------------------------------------------------------------------------------------------ files
+# -------------------------------------------------------------------------------------------- files
 
 
 def test_a_report_that_cannot_be_made_leaves_the_old_one(tmp_path):
@@ -283,76 +229,55 @@ def test_a_report_that_cannot_be_made_leaves_the_old_one(tmp_path):
     assert path.read_bytes() == old and os.listdir(tmp_path) == ["report.html"]
 
 
-# ------------------------------------------------------------------------------------------------------------- page
+# --------------------------------------------------------------------------------------------- page
 
 
 @pytest.mark.parametrize("evil", EVIL)
 def test_a_strangers_text_is_shown_and_not_obeyed(tmp_path, evil):
-    plain, hostile = (
-        page_of(
-            tmp_path,
-            text,
-            [(text, text, [pd.DataFrame({"class": ["Fish", text], text: [1.5, 2.5]}), png()])],
-        )
-        for text in ("harmless", evil)
-    )
-    assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in plain.tags], (
-        "the text brought no tag of its own"
-    )
+
+    def page_with(text):
+        table = pd.DataFrame({"class": ["Fish", text], text: [1.5, 2.5]})
+        return page_of(tmp_path, text, [(text, text, [table, png()])])
+
+    plain, hostile = page_with("harmless"), page_with(evil)
+    # the text brought no tag of its own
+    assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in plain.tags]
     assert hostile.named("img")[0]["alt"] == evil
     assert hostile.cells == ["class", evil, "Fish", "1.5", evil, "2.5"]
-    assert (
-        sum(evil in text for text in hostile.texts) >= 5
-    )  # title, heading twice, paragraph, cells
-    assert not [
-        name for _, attributes in hostile.tags for name in attributes if name.startswith("on")
-    ]
+    # title, heading twice, paragraph, cells
+    assert sum(evil in text for text in hostile.texts) >= 5
+    names = [name for _, attributes in hostile.tags for name in attributes]
+    assert not [name for name in names if name.startswith("on")]
 
 
-@given(
-    st.lists(
-        st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1, max_size=12),
-        min_size=1,
-        max_size=4,
-    )
-)
+LETTERS = st.characters(blacklist_categories=("Cs", "Cc"))
+
+
+@given(st.lists(st.text(LETTERS, min_size=1, max_size=12), min_size=1, max_size=4))
 @settings(max_examples=40)
 def test_every_cell_comes_back_as_it_was(words):
     assert Reader(report._table(pd.DataFrame({"word": words}))).cells == ["word", *words]
 
 
 def test_the_page_needs_nothing_from_outside(tmp_path):
-    path = report.write_report(
-        tmp_path / "report.html",
-        "run",
-        [
-            ("Ladder", "text", [ladder(0.5), png(300, 200, dpi=(144, 144))]),
-            ("More", "text", [png()]),
-        ],
-    )
+    first = ("Ladder", "text", [ladder(0.5), png(300, 200, dpi=(144, 144))])
+    second = ("More", "text", [png()])
+    path = report.write_report(tmp_path / "report.html", "run", [first, second])
     text = path.read_text(encoding="utf-8")
     page = Reader(text)
-    assert [item["href"] for item in page.named("a")] == ["#part-1", "#part-2"] and [
-        item["id"] for item in page.named("section")
-    ] == ["part-1", "part-2"]
+    assert [item["href"] for item in page.named("a")] == ["#part-1", "#part-2"]
+    assert [item["id"] for item in page.named("section")] == ["part-1", "part-2"]
     images = page.named("img")
     assert [item["src"][:22] for item in images] == ["data:image/png;base64,"] * 2
-    assert [item["width"] for item in images] == ["200", "3"], (
-        "300 dots at 144 an inch are 200 at 96"
-    )
-    assert not re.search(
-        r"https?://|//[a-z]|url\(|@import|<script|<link|<iframe", re.sub(r"base64,[^\"]+", "", text)
-    )
-    policy = next(
-        item["content"]
-        for item in page.named("meta")
-        if item.get("http-equiv") == "Content-Security-Policy"
-    )
-    assert (
-        policy.startswith("default-src 'none'")
-        and "img-src data:" in policy
-        and "script" not in policy
-    )
+    # 300 dots at 144 an inch are 200 at 96
+    assert [item["width"] for item in images] == ["200", "3"]
+    outside = r"https?://|//[a-z]|url\(|@import|<script|<link|<iframe"
+    assert not re.search(outside, re.sub(r"base64,[^\"]+", "", text))
+    policies = {item.get("http-equiv"): item.get("content") for item in page.named("meta")}
+    policy = policies["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'")
+    assert "img-src data:" in policy
+    assert "script" not in policy
 
 
 def test_pictures_come_back_byte_for_byte(tmp_path):
@@ -367,13 +292,8 @@ def test_the_same_run_gives_the_same_file(tmp_path):
     pages = []
     for name in "ab":
         figure = report.show_ladder(ladder(0.5, 0.6)).figure
-        pages.append(
-            report.write_report(
-                tmp_path / name,
-                "run",
-                [("Ladder", "text", [ladder(0.5, 0.6), report.figure_png(figure, 50)])],
-            ).read_bytes()
-        )
+        section = ("Ladder", "text", [ladder(0.5, 0.6), report.figure_png(figure, 50)])
+        pages.append(report.write_report(tmp_path / name, "run", [section]).read_bytes())
     assert pages[0] == pages[1]
 
 
@@ -393,36 +313,27 @@ def test_the_same_run_gives_the_same_file(tmp_path):
     ],
 )
 def test_numbers_have_the_decimals_they_need(values, texts):
-    assert (
-        report._texts(
-            [value.item() if isinstance(value, np.generic) else value for value in values]
-        )
-        == texts
-    )
+    plain = [value.item() if isinstance(value, np.generic) else value for value in values]
+    assert report._texts(plain) == texts
 
 
 def test_long_texts_are_not_cut_and_settings_of_pandas_do_not_matter(tmp_path):
     frame = pd.DataFrame({"setting": ["data"], "value": ["folder/" * 40]})
     with pd.option_context("display.max_colwidth", 10, "display.precision", 1):
-        assert page_of(tmp_path, "t", [("h", "p", [frame])]).cells == [
-            "setting",
-            "value",
-            "data",
-            "folder/" * 40,
-        ]
+        page = page_of(tmp_path, "t", [("h", "p", [frame])])
+    assert page.cells == ["setting", "value", "data", "folder/" * 40]
 
 
 def test_two_columns_of_one_name_are_both_shown():
-    assert Reader(report._table(pd.DataFrame([[1, 2]], columns=["a", "a"]))).cells == [
-        "a",
-        "a",
-        "1",
-        "2",
-    ]
+    page = Reader(report._table(pd.DataFrame([[1, 2]], columns=["a", "a"])))
+    assert page.cells == ["a", "a", "1", "2"]
 
 
 def test_importing_the_report_draws_nothing_in():
-    code = "import sys, cloudlearn.report; print(*sorted({'torch', 'matplotlib', 'pandas', 'sklearn'} & set(sys.modules)))"
+    code = (
+        "import sys, cloudlearn.report; "
+        "print(*sorted({'torch', 'matplotlib', 'pandas', 'sklearn'} & set(sys.modules)))"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (run.returncode, run.stdout.strip()) == (0, ""), run.stderr
 

@@ -68,7 +68,10 @@ def refused(result, out):
     return last
 
 
-# ------------------------------------------------------------------------------------------------ whose folder it is
+# ------------------------------------------------------------------------------- whose folder it is
+
+
+MINE = "pictures.csv masks.json truth.csv run.json report.html scores.csv".split()
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +84,7 @@ def data(tmp_path_factory):
         "xray": write_chest_folder(home / "xray", (8, 16), (4, 8), shape=(32, 32)),
     }
     for folder in folders.values():
-        for name in (
-            "masks/dent/mine.png",
-            "pictures.csv",
-            "masks.json",
-            "truth.csv",
-            "run.json",
-            "report.html",
-            "scores.csv",
-        ):
+        for name in ("masks/dent/mine.png", *MINE):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(f"my own {name}")
     return folders
@@ -106,17 +101,16 @@ def test_results_never_go_into_the_data(data, wing, place, how):
 
 
 def test_a_link_to_the_data_is_the_data(data, tmp_path):
-    (tmp_path / "link").symlink_to(data["cars"])
-    assert "which this run reads" in refused(
-        call("cars", "--data", data["cars"], "--out", tmp_path / "link"), tmp_path / "link"
-    )
+    link = tmp_path / "link"
+    link.symlink_to(data["cars"])
+    said = refused(call("cars", "--data", data["cars"], "--out", link), link)
+    assert "which this run reads" in said
 
 
 def test_weights_that_a_fresh_start_would_delete(tmp_path):
-    weights = write_file(tmp_path / "run" / "segment-last.safetensors", "weights")
-    said = refused(
-        call("clouds", "--out", tmp_path / "run", "--weights", weights), tmp_path / "run"
-    )
+    out = tmp_path / "run"
+    weights = write_file(out / "segment-last.safetensors", "weights")
+    said = refused(call("clouds", "--out", out, "--weights", weights), out)
     assert "it holds" in said and weights.read_text() == "weights"
 
 
@@ -150,14 +144,11 @@ def test_a_fresh_start_deletes_exactly_what_the_last_run_wrote(tmp_path):
     with open_run(out), whole_folder(out / "scenes") as work:
         (work / "a.jpg").touch()
     write(out, "report.html")
-    assert (
-        set(content(out)) == {"report.html", MANIFEST}
-        and {path.name for path in out.iterdir() if path.is_dir()} == set()
-    )
+    assert set(content(out)) == {"report.html", MANIFEST}
+    assert {path.name for path in out.iterdir() if path.is_dir()} == set()
     write(out, "ladder.csv", fresh=False)
-    assert set(content(out)) == {"report.html", "ladder.csv", MANIFEST}, (
-        "resumed: what was there stays"
-    )
+    # resumed: what was there stays
+    assert set(content(out)) == {"report.html", "ladder.csv", MANIFEST}
 
 
 @pytest.mark.parametrize(
@@ -180,10 +171,8 @@ def test_a_file_beside_the_results_is_somebodys(tmp_path):
     write(tmp_path / "run", "ladder.csv")
     for name in ("notes.txt", "more.txt"):
         (tmp_path / "run" / name).write_text("mine")
-    with pytest.raises(
-        ValueError,
-        match=r"run: more.txt was not written by a run \(and 1 more\); choose another folder",
-    ):
+    words = r"run: more.txt was not written by a run \(and 1 more\); choose another folder"
+    with pytest.raises(ValueError, match=words):
         write(tmp_path / "run", "x")
     assert (tmp_path / "run" / "ladder.csv").exists() and len(foreign_files(tmp_path / "run")) == 2
 
@@ -196,10 +185,8 @@ def test_a_manifest_made_up_by_somebody_deletes_nothing_outside(tmp_path):
         for name in ("../precious.txt", "..", ".", "mine", "mine/work.txt"):
             file.write(f'\n{{"file": "{name}", "sha256": null}}')
     write(out, "b")
-    assert (tmp_path / "precious.txt").read_text() == "mine" and set(content(out)) == {
-        "b",
-        MANIFEST,
-    }
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+    assert set(content(out)) == {"b", MANIFEST}
     (out / "mine").mkdir()
     (out / "mine" / "work.txt").write_text("a week of work")
     with open(out / MANIFEST, "a") as file:
@@ -220,9 +207,8 @@ def test_an_experiment_overwrites_its_own_record_alone(tmp_path):
     from cloudlearn.evidence import run_experiment
 
     (tmp_path / "styles.csv").write_text("mine")
-    with pytest.raises(
-        ValueError, match="styles.csv: this file.* is no record of the experiment styles"
-    ):
+    words = "styles.csv: this file.* is no record of the experiment styles"
+    with pytest.raises(ValueError, match=words):
         run_experiment("styles", len, 1, tmp_path)
     (tmp_path / "styles.json").write_text('{"experiment": "losses"}')
     with pytest.raises(ValueError, match="is no record"):
@@ -230,7 +216,7 @@ def test_an_experiment_overwrites_its_own_record_alone(tmp_path):
     assert (tmp_path / "styles.csv").read_text() == "mine"
 
 
-# ------------------------------------------------------------------------------------------------ one run at a time
+# -------------------------------------------------------------------------------- one run at a time
 
 
 def test_the_second_of_two_runs_is_refused(tmp_path):
@@ -241,10 +227,8 @@ def test_the_second_of_two_runs_is_refused(tmp_path):
         said = refused(call("clouds", "--out", out, *SMALL["clouds"]), out)
         assert "another run is writing there; wait for it, or choose another folder" in said
         run = command("clouds", "--out", out, *SMALL["clouds"])
-        assert (
-            "another run is writing there" in run.communicate(timeout=120)[1]
-            and run.returncode == 2
-        )
+        assert "another run is writing there" in run.communicate(timeout=120)[1]
+        assert run.returncode == 2
         write_file(out / "a", "a")
     write(out, "b")  # the lock is gone with the run
 
@@ -275,7 +259,7 @@ with open_run(out):
     assert set(content(out)) == {"ladder.csv", "b", MANIFEST} and not list(out.glob("scenes*"))
 
 
-# ------------------------------------------------------------------------------------------------ stopped is not done
+# ------------------------------------------------------------------------------ stopped is not done
 
 
 def wait_for(run, path):
@@ -292,24 +276,19 @@ def test_sigterm_in_training_is_a_sentence_and_status_143_and_the_run_goes_on_bi
     wait_for(run, tmp_path / "stopped" / "segment-resume.ckpt")
     run.send_signal(signal.SIGTERM)
     said = run.communicate(timeout=120)
-    assert (
-        run.returncode == 143
-        and said[0] == ""
-        and "--resume" in said[1].splitlines()[-1]
-        and "Traceback" not in said[1]
-    ), said
-    assert (
-        not (tmp_path / "stopped" / "report.html").exists()
-        and (tmp_path / "stopped" / "segment-resume.ckpt").exists()
-    )
+    assert run.returncode == 143, said
+    assert said[0] == "", said
+    assert "--resume" in said[1].splitlines()[-1], said
+    assert "Traceback" not in said[1], said
+    assert not (tmp_path / "stopped" / "report.html").exists()
+    assert (tmp_path / "stopped" / "segment-resume.ckpt").exists()
     again = command("clouds", "--out", tmp_path / "stopped", *words, "--resume")
     whole = command("clouds", "--out", tmp_path / "whole", *words)
     for run in (again, whole):
         assert run.wait(timeout=240) == 0, run.communicate()[1]
     for name in ("ladder.csv", "first_submission.csv", "final_submission.csv", "pairs.csv"):
-        assert (tmp_path / "stopped" / name).read_bytes() == (
-            tmp_path / "whole" / name
-        ).read_bytes(), name
+        stopped, straight = tmp_path / "stopped" / name, tmp_path / "whole" / name
+        assert stopped.read_bytes() == straight.read_bytes(), name
 
 
 @pytest.mark.parametrize("wing", ["cars", "xray"])
@@ -318,9 +297,9 @@ def test_sigterm_at_any_other_moment(tmp_path, wing):
     wait_for(run, tmp_path / "run" / MANIFEST)
     run.send_signal(signal.SIGTERM)
     said = run.communicate(timeout=120)[1]
-    assert (
-        run.returncode == 143 and "--resume" in said.splitlines()[-1] and "Traceback" not in said
-    ), said
+    assert run.returncode == 143, said
+    assert "--resume" in said.splitlines()[-1], said
+    assert "Traceback" not in said, said
 
 
 def test_fit_without_the_command_ends_with_status_143_too(tmp_path):
@@ -341,7 +320,7 @@ print("done")"""
     assert run.returncode == 143 and run.stdout == "", run.stderr
 
 
-# ------------------------------------------------------------------------------------------------ a full disk
+# -------------------------------------------------------------------------------------- a full disk
 
 
 @pytest.fixture
@@ -352,10 +331,8 @@ def disk(tmp_path):
     def make(kilobytes):
         place = tmp_path / f"disk{len(mounted)}"
         place.mkdir()
-        made = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(place)],
-            capture_output=True,
-        )
+        words = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(place)]
+        made = subprocess.run(words, capture_output=True)
         if made.returncode:
             pytest.skip("a disk of a few kilobytes cannot be mounted here")
         mounted.append(place)
@@ -370,9 +347,8 @@ def said_where(run, out):
     "The file in `out` of which a command says that there is no space left."
     said = run.communicate(timeout=240)[1]
     last = said.strip().splitlines()[-1]
-    found = re.fullmatch(
-        rf"cloudlearn: {re.escape(str(out))}/(\S+): no space left on device; check .*", last
-    )
+    words = rf"cloudlearn: {re.escape(str(out))}/(\S+): no space left on device; check .*"
+    found = re.fullmatch(words, last)
     assert run.returncode == 2 and found and "Traceback" not in said, said
     assert not list(out.rglob("*.tmp")), "nothing half-written stays"
     return found[1]
@@ -383,11 +359,8 @@ def said_where(run, out):
     [(120, "scenes"), (6_000, "segment-best.safetensors"), (60_000, "segment-resume.ckpt")],
 )
 def test_a_disk_that_fills_up_while_a_run_trains(disk, kilobytes, where):
-    place = disk(kilobytes)
-    assert (
-        said_where(command("clouds", "--out", place / "run", *SMALL["clouds"]), place / "run")
-        == where
-    )
+    out = disk(kilobytes) / "run"
+    assert said_where(command("clouds", "--out", out, *SMALL["clouds"]), out) == where
 
 
 @pytest.fixture(scope="module")
@@ -402,17 +375,11 @@ def finished(tmp_path_factory):
     "spare, where", [(8, "first_submission.csv"), (320, r"pictures/\w+.png|report.html")]
 )
 def test_a_disk_that_fills_up_after_training(finished, disk, spare, where):
-    "The trained run is copied to a disk with a little space, without its results, and goes on with --resume."
-    late = {
-        path.relative_to(finished)
-        for name in ("*.csv", "report.html", "pictures/*")
-        for path in finished.glob(name)
-    }
-    kept = [
-        path
-        for path in finished.rglob("*")
-        if path.is_file() and path.relative_to(finished) not in late
-    ]
+    "A trained run, copied to a disk with little space and without its results, is resumed."
+    late = set()
+    for name in ("*.csv", "report.html", "pictures/*"):
+        late |= set(finished.glob(name))
+    kept = [path for path in finished.rglob("*") if path.is_file() and path not in late]
     place = disk(sum(-(-path.stat().st_size // 4096) * 4 for path in kept) + spare)
     for path in kept:
         (place / "run" / path.relative_to(finished)).parent.mkdir(parents=True, exist_ok=True)
@@ -425,10 +392,8 @@ def test_a_disk_that_fills_up_after_training(finished, disk, spare, where):
     assert command(*words).wait(timeout=240) == 0
     after, whole = content(place / "run"), content(finished)
     assert set(whole) - set(after) <= {"segment-log.csv", "presence-log.csv"}
-    assert all(
-        after[name] == whole[name]
-        for name in ("first_submission.csv", "final_submission.csv", "ladder.csv")
-    )
+    for name in ("first_submission.csv", "final_submission.csv", "ladder.csv"):
+        assert after[name] == whole[name]
 
 
 def test_the_previous_file_stays_whole(disk):
@@ -436,29 +401,19 @@ def test_the_previous_file_stays_whole(disk):
     write(place, "ladder.csv")
     with pytest.raises(OSError) as caught, open_run(place):
         write_file(place / "ladder.csv", bytes(1_000_000))
-    assert (
-        caught.value.filename == str(place / "ladder.csv")
-        and (place / "ladder.csv").read_text() == "ladder.csv"
-    )
+    assert caught.value.filename == str(place / "ladder.csv")
+    assert (place / "ladder.csv").read_text() == "ladder.csv"
     assert foreign_files(place) == [] and set(read_manifest(place)) >= {"ladder.csv"}
 
 
-# ------------------------------------------------------------------------------------------------ what a run notes
+# --------------------------------------------------------------------------------- what a run notes
 
 
 def test_versions_name_what_matters_and_survive_what_is_missing():
     found = versions()
-    assert (
-        list(found)[0] == "python"
-        and found["numpy"] == numpy.__version__
-        and found["cloudlearn"] == "0.1.0"
-    )
-    assert {
-        "torch",
-        "segmentation-models-pytorch",
-        "timm",
-        "lightning",
-        "scikit-learn",
-        "opencv-python-headless",
-    } < set(found)
+    assert list(found)[0] == "python"
+    assert found["numpy"] == numpy.__version__
+    assert found["cloudlearn"] == "0.1.0"
+    models = {"torch", "segmentation-models-pytorch", "timm", "lightning"}
+    assert models | {"scikit-learn", "opencv-python-headless"} < set(found)
     assert versions(("no-such-package",))["no-such-package"] == "not installed"

@@ -3,16 +3,15 @@
 import numpy as np
 import pytest
 
-from cloudlearn.samples import Samples, join, pick
+from cloudlearn.samples import Samples, all_known, join, pick
 
 
 def made_up(seed, count=6):
     rng = np.random.default_rng(seed)
     names = np.array([f"{seed}-{row}" for row in range(count)])
     pictures = rng.integers(0, 256, (count, 4, 6, 3), dtype=np.uint8)
-    return Samples(
-        names, pictures, rng.random((count, 2, 4, 6)) < 0.3, rng.random((count, 2)) < 0.7
-    )
+    masks, known = rng.random((count, 2, 4, 6)) < 0.3, rng.random((count, 2)) < 0.7
+    return Samples(names, pictures, masks, known, rng.random((count, 2)) < 0.5)
 
 
 @pytest.mark.parametrize(
@@ -35,3 +34,18 @@ def test_joined_and_picked_apart_again():
             np.testing.assert_array_equal(part, whole)
         start = end
     assert start == len(joined.names) == 8
+
+
+def test_sets_without_masks_or_without_labels():
+    one = made_up(1)
+    xrays = all_known(one.names, one.pictures, labels=one.labels)
+    clouds = all_known(one.names, one.pictures, masks=one.masks)
+    assert xrays.known.shape == clouds.known.shape == (6, 2)
+    assert xrays.known.all() and clouds.known.all()
+    assert pick(xrays, [2, 0]).masks is None and join(xrays, xrays).masks is None
+    np.testing.assert_array_equal(pick(xrays, [2, 0]).labels, one.labels[[2, 0]])
+    np.testing.assert_array_equal(join(clouds, clouds).masks[6:], one.masks)
+    with pytest.raises(ValueError, match="1 of 2 sets have no masks"):
+        join(one, xrays)
+    with pytest.raises(ValueError, match="1 of 3 sets have no labels"):
+        join(one, clouds, one)

@@ -15,7 +15,7 @@ from sklearn.model_selection import cross_val_predict
 from cloudlearn.masks import resize_mask, rle_decode
 from cloudlearn.scenes import clouds as scenes
 from cloudlearn.scenes.clouds import (
-    CLOUDS,
+    CLOUD_CLASSES,
     Scene,
     cloud_boxes,
     cloud_field,
@@ -34,23 +34,21 @@ def many() -> list[Scene]:
 
 @pytest.fixture(scope="module")
 def labels() -> np.ndarray:
-    "The labels of 400 scenes on the layout grid, (400, 4, H, W): what cloud_scene draws, without the pictures."
+    "What cloud_scene labels in 400 scenes, on the layout grid, without pictures: (400, 4, H, W)."
     found = []
     for seed in range(400):
         rng = np.random.default_rng(seed)
         boxes = scenes._draw(rng, *scenes._regions(rng, seed))
-        found.append(
-            scenes._paint(boxes, scenes.LAYOUT)
-            & ~scenes._dark(scenes._track(rng, boxes), scenes.LAYOUT)
-        )
+        painted = scenes._paint(boxes, scenes.LAYOUT)
+        dark = scenes._dark(scenes._track(rng, boxes), scenes.LAYOUT)
+        found.append(painted & ~dark)
     return np.stack(found)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_cloud_folder(
-        tmp_path_factory.mktemp("home") / "clouds", train=5, test=3, seed=2, shape=(70, 105)
-    )
+    home = tmp_path_factory.mktemp("home")
+    return write_cloud_folder(home / "clouds", train=5, test=3, seed=2, shape=(70, 105))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 17, 2**40])
@@ -69,11 +67,9 @@ def test_a_scene_has_the_promised_parts(seed, shape):
 
 def test_a_seed_gives_one_scene_and_another_seed_another():
     for seed in (0, 5, 9):
-        one, again, other = (
-            cloud_scene(seed, SMALL),
-            cloud_scene(seed, SMALL),
-            cloud_scene(seed + 1, SMALL),
-        )
+        one = cloud_scene(seed, SMALL)
+        again = cloud_scene(seed, SMALL)
+        other = cloud_scene(seed + 1, SMALL)
         assert all(np.array_equal(a, b) for a, b in zip(one, again))
         assert (one.picture != other.picture).mean() > 0.5
 
@@ -112,40 +108,34 @@ def test_bad_input_is_answered_in_words(call, words):
     angle=st.floats(-3, 3),
 )
 def test_a_field_has_mean_0_and_no_wild_values(seed, slope, stretch, angle):
-    field = cloud_field(
-        np.random.default_rng(seed), SMALL, 1 / 30, 1 / 4, slope=slope, stretch=stretch, angle=angle
-    )
+    rng, recipe = np.random.default_rng(seed), dict(slope=slope, stretch=stretch, angle=angle)
+    field = cloud_field(rng, SMALL, 1 / 30, 1 / 4, **recipe)
     assert field.shape == SMALL and field.dtype == np.float32
     assert abs(field.mean()) < 0.05 and 0.3 < field.std() < 2 and np.abs(field).max() < 8
 
 
 def test_a_field_is_the_sum_of_its_waves():
     for seed in range(4):
-        size = scenes._strengths(1 / 6, 1, 2, 1, 0)
-        waves = (
-            size
-            * np.random.default_rng(seed)
-            .standard_normal((*size.shape, 2), np.float32)
-            .view(np.complex64)[..., 0]
-        )
+        size = scenes._strengths(1 / 6, 1, 2, stretch=1, angle=0)
+        lots = np.random.default_rng(seed).standard_normal((*size.shape, 2), np.float32)
+        waves = size * lots.view(np.complex64)[..., 0]
         y, x = np.arange(32)[:, None] / 32, np.arange(44) / 44
         total = np.zeros((32, 44))
         for (i, j), wave in np.ndenumerate(waves):
-            total += (2 if j else 1) * (
-                wave * np.exp(2j * np.pi * ((i - len(size) // 2) * y + j * x))
-            ).real
+            phase = (i - len(size) // 2) * y + j * x
+            total += (2 if j else 1) * (wave * np.exp(2j * np.pi * phase)).real
         expected = total / (2 * np.sqrt((size**2).sum()))
-        assert np.allclose(
-            cloud_field(np.random.default_rng(seed), (32, 44), 1 / 6), expected, atol=1e-4
-        )
+        field = cloud_field(np.random.default_rng(seed), (32, 44), 1 / 6)
+        assert np.allclose(field, expected, atol=1e-4)
 
 
 def test_stretch_makes_structures_long_along_the_angle():
+    def long(seed, angle):
+        rng = np.random.default_rng(seed)
+        return cloud_field(rng, SMALL, 1 / 30, 1 / 4, stretch=3, angle=angle)
+
     for seed in range(4):
-        across = cloud_field(np.random.default_rng(seed), SMALL, 1 / 30, 1 / 4, stretch=3, angle=0)
-        down = cloud_field(
-            np.random.default_rng(seed), SMALL, 1 / 30, 1 / 4, stretch=3, angle=np.pi / 2
-        )
+        across, down = long(seed, 0), long(seed, np.pi / 2)
         assert np.abs(np.diff(across, axis=1)).mean() < 0.7 * np.abs(np.diff(across, axis=0)).mean()
         assert np.abs(np.diff(down, axis=0)).mean() < 0.7 * np.abs(np.diff(down, axis=1)).mean()
 
@@ -172,10 +162,8 @@ def test_the_scene_is_labelled_by_its_boxes(many):
     for seed in range(0, 300, 23):
         expected = np.zeros((4, *SMALL), bool)
         for box in cloud_boxes(seed):
-            rows, columns = (
-                slice(round(a * n), round(b * n))
-                for a, b, n in ((box.top, box.bottom, 64), (box.left, box.right, 96))
-            )
+            rows = slice(round(box.top * 64), round(box.bottom * 64))
+            columns = slice(round(box.left * 96), round(box.right * 96))
             expected[box.label, rows, columns] = True
         assert np.array_equal(many[seed].masks, expected & ~many[seed].swath)
 
@@ -184,16 +172,16 @@ def test_annotators_agree_about_as_little_as_people_do():
     agreement, missed, misnamed = [], 0, 0
     for seed in range(250):
         boxes, truth = cloud_boxes(seed), scenes._classes(seed)
-        marks = [
-            scenes._paint([b for b in boxes if b.annotator == person], scenes.LAYOUT)
-            for person in range(3)
-        ]
+        marks = []
+        for person in range(3):
+            drawn = [box for box in boxes if box.annotator == person]
+            marks.append(scenes._paint(drawn, scenes.LAYOUT))
         for one, other in combinations(marks, 2):
-            agreement += [
-                (a & b).sum() / (a | b).sum() for a, b in zip(one, other) if a.any() and b.any()
-            ]
+            both = [(a, b) for a, b in zip(one, other) if a.any() and b.any()]
+            agreement += [(a & b).sum() / (a | b).sum() for a, b in both]
         present = np.any(marks, axis=0).any((1, 2))
-        missed, misnamed = missed + (truth & ~present).sum(), misnamed + (present & ~truth).sum()
+        missed += (truth & ~present).sum()
+        misnamed += (present & ~truth).sum()
     assert 0.36 < np.mean(agreement) < 0.45
     assert missed > 0 and misnamed > 0
 
@@ -209,10 +197,8 @@ def test_the_swath_is_as_wide_as_in_real_pictures(many):
 
 
 def test_brightness_is_that_of_real_pictures():
-    visible = [
-        cv2.cvtColor(s.picture, cv2.COLOR_RGB2GRAY)[~s.swath]
-        for s in (cloud_scene(seed, (175, 262)) for seed in range(40))
-    ]
+    some = [cloud_scene(seed, (175, 262)) for seed in range(40)]
+    visible = [cv2.cvtColor(s.picture, cv2.COLOR_RGB2GRAY)[~s.swath] for s in some]
     means = np.array([v.mean() for v in visible])
     assert 68 < means.mean() < 90 and 7 < means.std() < 22
     assert 45 < np.mean([v.std() for v in visible]) < 66
@@ -220,9 +206,8 @@ def test_brightness_is_that_of_real_pictures():
 
 def test_exposure_follows_the_rank_and_not_the_amount():
     visible, cloud = np.ones(SMALL, bool), cloud_field(np.random.default_rng(1), SMALL, 1 / 30)
-    one, other = (
-        scenes._expose(np.random.default_rng(4), field, visible) for field in (cloud, 5 * cloud + 3)
-    )
+    one = scenes._expose(np.random.default_rng(4), cloud, visible)
+    other = scenes._expose(np.random.default_rng(4), 5 * cloud + 3, visible)
     assert np.allclose(one, other, atol=0.02)
     assert (np.diff(one.ravel()[cloud.ravel().argsort()]) >= 0).all()
     curved = scenes._expose(np.random.default_rng(4), np.exp(cloud), visible)
@@ -234,64 +219,48 @@ def test_no_shortcut_through_the_colour_histogram(many):
         np.concatenate([np.histogram(s.picture[..., c], 16, (0, 256))[0] for c in range(3)])
         for s in many
     ]
-    histograms, present = (
-        np.array(channels) / (SMALL[0] * SMALL[1]),
-        np.array([s.masks.any((1, 2)) for s in many]),
-    )
-    for c, name in enumerate(CLOUDS):
-        score = cross_val_predict(
-            LogisticRegression(max_iter=1000),
-            histograms,
-            present[:, c],
-            cv=5,
-            method="predict_proba",
-        )[:, 1]
-        assert roc_auc_score(present[:, c], score) < 0.65, name
+    histograms = np.array(channels) / (SMALL[0] * SMALL[1])
+    present = np.array([s.masks.any((1, 2)) for s in many])
+    for c, name in enumerate(CLOUD_CLASSES):
+        fresh, there = LogisticRegression(max_iter=1000), present[:, c]
+        prob = cross_val_predict(fresh, histograms, there, cv=5, method="predict_proba")
+        assert roc_auc_score(there, prob[:, 1]) < 0.65, name
 
 
 def test_texture_tells_the_kinds_apart():
-    "The same grain over the four layouts: size of the pieces, and how much of the structure is finer than five pixels."
-    pieces, fine = {name: [] for name in CLOUDS}, {name: [] for name in CLOUDS}
+    "The same grain over the four layouts: size of pieces, share finer than five pixels."
+    pieces, fine = {name: [] for name in CLOUD_CLASSES}, {name: [] for name in CLOUD_CLASSES}
     for name, recipe in scenes.RECIPES.items():
         for seed in range(10):
             rough = cloud_field(np.random.default_rng(seed), (96, 144), 1 / 60, 1 / 10, slope=1.6)
             layout = recipe(np.random.default_rng(seed + 50), (96, 144), 0.2, rough)
-            cloud = (
-                layout
-                + 0.6
-                * cloud_field(
-                    np.random.default_rng(seed + 90), (96, 144), 1 / 70, 1 / 16, slope=1.4
-                )
-                > 0
-            )
+            rng = np.random.default_rng(seed + 90)
+            grain = cloud_field(rng, (96, 144), 1 / 70, 1 / 16, slope=1.4)
+            cloud = layout + 0.6 * grain > 0
             sizes = np.bincount(cv2.connectedComponents(cloud.astype(np.uint8))[1].ravel())[1:]
             pieces[name].append((sizes**2).sum() / sizes.sum())
             smooth = cv2.blur(cloud.astype(np.float32), (5, 5))
             fine[name].append(((cloud - smooth) ** 2).mean() / cloud.var())
-    pieces, fine = (
-        {name: np.mean(values) for name, values in table.items()} for table in (pieces, fine)
-    )
+    pieces = {name: np.mean(values) for name, values in pieces.items()}
+    fine = {name: np.mean(values) for name, values in fine.items()}
     assert pieces["Sugar"] < pieces["Gravel"] < 0.5 * min(pieces["Fish"], pieces["Flower"])
     assert fine["Flower"] + 0.1 < fine["Fish"] < fine["Gravel"] - 0.1
 
 
 def test_the_folder_has_the_competitions_layout(folder):
-    assert sorted(p.name for p in folder.iterdir()) == [
-        "sample_submission.csv",
-        "test_images",
-        "test_labels.csv",
-        "train.csv",
-        "train_images",
-    ]
-    for table, pictures, n in (
+    wanted = "sample_submission.csv test_images test_labels.csv train.csv train_images".split()
+    assert sorted(p.name for p in folder.iterdir()) == wanted
+    tables = [
         ("train", "train_images", 5),
         ("test_labels", "test_images", 3),
         ("sample_submission", "test_images", 3),
-    ):
+    ]
+    for table, pictures, n in tables:
         rows = pd.read_csv(folder / f"{table}.csv")
         names = sorted(p.name for p in (folder / pictures).iterdir())
         assert list(rows.columns) == ["Image_Label", "EncodedPixels"] and len(names) == n
-        assert list(rows.Image_Label) == [f"{name}_{cloud}" for name in names for cloud in CLOUDS]
+        wanted = [f"{name}_{cloud}" for name in names for cloud in CLOUD_CLASSES]
+        assert list(rows.Image_Label) == wanted
     assert (pd.read_csv(folder / "sample_submission.csv").EncodedPixels == "1 1").all()
 
 
@@ -354,6 +323,6 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
 
 
 def test_a_scene_with_one_sliver_of_a_label_comes_to_an_end():
-    "Seed 2018: the only box covers less than a hundredth of the picture, so no swath can leave that much visible."
+    "Seed 2018: the only box covers less than a hundredth, so no swath leaves that much visible."
     scene = cloud_scene(2018, (96, 144))
     assert 0 < scene.masks.mean() < 0.01

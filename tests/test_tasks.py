@@ -200,31 +200,22 @@ def coco_ap(found, true, iou):
 
     truth = COCO()
     with contextlib.redirect_stdout(io.StringIO()):
-        marks = [
-            {
-                "image_id": n,
-                "category_id": 1,
-                "iscrowd": 0,
-                "bbox": size(box),
-                "area": float((box[2:] - box[:2]).prod()),
-            }
-            for n, boxes in enumerate(true)
-            for box in boxes
-        ]
+        marks = []
+        for n, boxes in enumerate(true):
+            for box in boxes:
+                mark = {"image_id": n, "category_id": 1, "iscrowd": 0, "bbox": size(box)}
+                marks.append(mark | {"area": float((box[2:] - box[:2]).prod())})
         truth.dataset = {
             "images": [{"id": n} for n in range(len(true))],
             "categories": [{"id": 1}],
             "annotations": [mark | {"id": n} for n, mark in enumerate(marks, 1)],
         }
         truth.createIndex()
-        answers = truth.loadRes(
-            [
-                {"image_id": n, "category_id": 1, "bbox": size(box), "score": score}
-                for n, (boxes, scores) in enumerate(found)
-                for box, score in zip(boxes, scores)
-            ]
-        )
-        judge = COCOeval(truth, answers, "bbox")
+        said = []
+        for n, (boxes, scores) in enumerate(found):
+            for box, score in zip(boxes, scores):
+                said.append({"image_id": n, "category_id": 1, "bbox": size(box), "score": score})
+        judge = COCOeval(truth, truth.loadRes(said), "bbox")
         judge.params.iouThrs = np.array([iou])
         judge.evaluate()
         judge.accumulate()

@@ -21,7 +21,7 @@ from cloudlearn.tiles import (
     padding_experiment,
     predict,
 )
-from cloudlearn.unet import UNet, receptive_field
+from cloudlearn.unet import PaddedUNet, UNet
 from cloudlearn.windows import fully_convolutional, patch_network
 
 
@@ -46,28 +46,29 @@ def blocky():
     )
 
 
+def strided():
+    down, up = nn.Conv2d(3, 4, 2, stride=2), nn.ConvTranspose2d(4, 2, 2, stride=2)
+    return nn.Sequential(down, nn.ReLU(), up)
+
+
+def unpadded_blocky():
+    up = nn.Upsample(scale_factor=2)
+    return nn.Sequential(conv(3, 4), nn.MaxPool2d(2), conv(4, 4), up, conv(4, 2))
+
+
+def plain():
+    return nn.Sequential(conv(3, 4, padding=1), nn.ReLU(), conv(4, 2, 5, padding=2))
+
+
 NETWORKS = {  # name -> (network, what it sees)
     "1x1": (lambda: conv(3, 2, 1), View(1, 0, 0)),
-    "plain": (
-        lambda: nn.Sequential(conv(3, 4, padding=1), nn.ReLU(), conv(4, 2, 5, padding=2)),
-        View(1, 3, 3),
-    ),
+    "plain": (plain, View(1, 3, 3)),
     "unpadded": (lambda: nn.Sequential(conv(3, 4), nn.ReLU(), conv(4, 2, 5)), View(1, 3, 3)),
     "pooled": (blocky, View(4, 9, 12)),
-    "strided": (
-        lambda: nn.Sequential(
-            nn.Conv2d(3, 4, 2, stride=2), nn.ReLU(), nn.ConvTranspose2d(4, 2, 2, stride=2)
-        ),
-        View(2, 0, 0),
-    ),
-    "pooled, unpadded": (
-        lambda: nn.Sequential(
-            conv(3, 4), nn.MaxPool2d(2), conv(4, 4), nn.Upsample(scale_factor=2), conv(4, 2)
-        ),
-        None,
-    ),
+    "strided": (strided, View(2, 0, 0)),
+    "pooled, unpadded": (unpadded_blocky, None),
     "patch": (lambda: fully_convolutional(patch_network(21, width=3, norm=True)), View(1, 10, 10)),
-    "unet": (lambda: UNet(3, 2, base=2, depth=2, padded=True, norm=True), None),
+    "unet": (lambda: PaddedUNet(3, 2, base=2, depth=2), None),
     "unet, unpadded": (lambda: UNet(3, 2, base=2, depth=2), View(4, 20, 20)),
     "unet, deep": (lambda: UNet(3, 2, base=1, depth=4), View(16, 92, 94)),
 }
@@ -115,19 +116,29 @@ def test_measured_view(name):
         assert view == NETWORKS[name][1]
 
 
+def receptive_field(pixel, depth):
+    "First and last row that a score of a padded U-Net depends on; they may lie outside."
+    first, last = pixel - 2, pixel + 2
+    for _ in range(depth):
+        first, last = first // 2 - 2, last // 2 + 2
+    for _ in range(depth):
+        first, last = 2 * first - 2, 2 * last + 3
+    return first, last
+
+
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_view_of_a_unet_is_its_receptive_field(depth):
     view = measure_view(make_unet(depth))
     assert view.stride == 2**depth and view.context % view.stride == 0
     side = 2**depth * 40
-    seen = [receptive_field(pixel, depth, padded=True) for pixel in range(side)]
+    seen = [receptive_field(pixel, depth) for pixel in range(side)]
     clean = [pixel for pixel, (first, last) in enumerate(seen) if first >= 0 and last < side]
     assert view.reach == max(clean[0], side - 1 - clean[-1])
     assert clean == list(range(clean[0], clean[-1] + 1))
 
 
 def make_unet(depth):
-    return ready(lambda: UNet(3, 1, base=2, depth=depth, padded=True))
+    return ready(lambda: PaddedUNet(3, 1, base=2, depth=depth))
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -1,4 +1,4 @@
-"""Training: loss, pictures with their masks, order, resume bit for bit, files, prediction."""
+"""Training: pictures with their masks, order, resume bit for bit, files, prediction."""
 
 import json
 import logging
@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -21,21 +20,22 @@ from torchvision import tv_tensors
 from cloudlearn import training
 from cloudlearn.encoders import Normalise, build_classifier, build_unet
 from cloudlearn.learning import seeded
+from cloudlearn.losses import named_loss
 from cloudlearn.training import (
     PictureSet,
-    bce_dice,
     epoch_batches,
     fit,
     load_network_state,
     make_optimiser,
     native_bf16,
-    predict,
     predict_batches,
+    predict_pictures,
     save_network,
     train_transform,
 )
 
 DRAW = np.random.default_rng(0)
+bce_dice = named_loss("bce-dice")
 PICTURES = DRAW.integers(0, 256, (10, 32, 48, 3), dtype=np.uint8)
 MASKS = PICTURES[..., :1].transpose(0, 3, 1, 2) > np.array([60, 110, 160, 210]).reshape(4, 1, 1)
 LABELS = MASKS.mean((2, 3)) > 0.5
@@ -97,57 +97,18 @@ def unplug_after(steps, error=Unplugged):
     return loss
 
 
-# ------------------------------------------------------------------------------------------ the loss
-
-
-@settings(max_examples=40)
-@given(st.integers(0, 2**31), st.integers(1, 3), st.integers(1, 5), st.floats(0, 1))
-def test_bce_dice_equals_torch_and_smp(seed, batch, classes, share):
-    draw = np.random.default_rng(seed)
-    logits = torch.tensor(draw.normal(scale=3, size=(batch, classes, 4, 5)))
-    target = torch.tensor(draw.random((batch, classes, 4, 5)) < share).double()
-    expected = F.binary_cross_entropy_with_logits(logits, target) + smp.losses.DiceLoss(
-        "multilabel"
-    )(logits, target)
-    torch.testing.assert_close(bce_dice(logits, target), expected, atol=1e-9, rtol=0)
-    plain = F.binary_cross_entropy_with_logits(logits, target)
-    torch.testing.assert_close(
-        bce_dice(logits, target, dice_weight=0.25),
-        plain + 0.25 * (expected - plain),
-        atol=1e-9,
-        rtol=0,
-    )
-
-
-def test_bce_dice_by_hand_and_at_the_ends():
-    target = torch.tensor([[[[1.0, 0], [0, 0]]]])
-    assert bce_dice(torch.zeros(1, 1, 2, 2), target).item() == pytest.approx(math.log(2) + 2 / 3)
-    assert bce_dice(60 * target - 30, target).item() < 1e-6
-    blank = bce_dice(torch.full((1, 1, 2, 2), -200.0), torch.zeros(1, 1, 2, 2))
-    assert blank.item() == 0
-
-
-@pytest.mark.parametrize(
-    "shapes", [((2, 4), (2, 4)), ((2, 4, 3, 3), (2, 4, 3, 2)), ((2, 4, 3, 3), (2, 1, 3, 3))]
-)
-def test_bce_dice_refuses_other_shapes(shapes):
-    with pytest.raises(ValueError, match="binary_cross_entropy_with_logits"):
-        bce_dice(*(torch.zeros(shape) for shape in shapes))
-
-
-# ------------------------------------------------------------------------------------------ pictures and masks
+# ------------------------------------------------------------------------------- pictures and masks
 
 
 def test_unknown_planes_keep_their_mark():
     pictures = np.zeros((2, 8, 12, 3), np.uint8)
     targets = np.zeros((2, 3, 8, 12), np.uint8)
-    targets[0, 1], targets[1, 2, :4] = 255, 1
+    targets[0, 1] = 255
+    targets[1, 2, :4] = 1
     items = PictureSet(pictures, targets, unknown=255)
-    assert (
-        (items[0][1][1] == 255).all()
-        and items[0][1][[0, 2]].max() == 0
-        and items[1][1].unique().tolist() == [0, 1]
-    )
+    first, second = items[0][1], items[1][1]
+    assert (first[1] == 255).all() and first[[0, 2]].max() == 0
+    assert second.unique().tolist() == [0, 1]
     with pytest.raises(ValueError, match=r"targets hold \[255\]: 0, 1 and 9 for unknown are meant"):
         PictureSet(pictures, targets, unknown=9)
     with pytest.raises(ValueError, match="must be a bool array"):
@@ -158,8 +119,10 @@ def test_unknown_planes_keep_their_mark():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_mark_moves_with_its_picture(seed):
-    picture, mask = np.zeros((64, 96, 3), np.uint8), np.zeros((2, 64, 96), bool)
-    picture[10:22, 60:72], mask[1, 10:22, 60:72] = 255, True
+    picture = np.zeros((64, 96, 3), np.uint8)
+    mask = np.zeros((2, 64, 96), bool)
+    picture[10:22, 60:72] = 255
+    mask[1, 10:22, 60:72] = True
     with seeded(seed):
         moved, target = PictureSet(picture[None], mask[None], train_transform())[0]
     white = moved[0] > 127
@@ -174,9 +137,9 @@ def test_masks_are_moved_with_nearest_neighbour(seed):
     with seeded(seed):
         picture, target = PictureSet(PICTURES[:1], MASKS[:1], train_transform())[0]
     with seeded(seed):
-        source = torch.from_numpy(PICTURES[0]).permute(2, 0, 1), torch.from_numpy(MASKS[0])
-        expected = train_transform()(tv_tensors.Image(source[0]), tv_tensors.Mask(source[1]))
-    assert torch.equal(picture, expected[0]) and torch.equal(target, expected[1].float())
+        image = tv_tensors.Image(torch.from_numpy(PICTURES[0]).permute(2, 0, 1))
+        moved, mask = train_transform()(image, tv_tensors.Mask(torch.from_numpy(MASKS[0])))
+    assert torch.equal(picture, moved) and torch.equal(target, mask.float())
 
 
 def test_transform_really_flips_turns_and_scales():
@@ -198,9 +161,8 @@ def test_items_are_plain_tensors_of_the_right_kind():
             assert type(picture) is type(target) is torch.Tensor
             assert picture.dtype == torch.uint8 and picture.shape == (3, 32, 48)
             assert target.dtype == torch.float32 and target.shape == targets.shape[1:]
-    assert torch.equal(
-        PictureSet(PICTURES, MASKS)[3][0].permute(1, 2, 0), torch.from_numpy(PICTURES[3])
-    )
+    plain = PictureSet(PICTURES, MASKS)[3][0]
+    assert torch.equal(plain.permute(1, 2, 0), torch.from_numpy(PICTURES[3]))
 
 
 @pytest.mark.parametrize(
@@ -219,7 +181,7 @@ def test_picture_set_refuses(pictures, targets, words):
         PictureSet(pictures, targets)
 
 
-# ------------------------------------------------------------------------------------------ order and rates
+# ---------------------------------------------------------------------------------- order and rates
 
 
 @settings(max_examples=80)
@@ -231,9 +193,8 @@ def test_every_picture_once_in_even_batches(count, batch_size, seed, epoch):
     assert max(sizes) - min(sizes) <= 1
     assert max(sizes) <= batch_size + (batch_size == 2)
     assert min(sizes) > 1 or count == 1 or batch_size == 1
-    assert [b.tolist() for b in batches] == [
-        b.tolist() for b in epoch_batches(count, batch_size, seed, epoch)
-    ]
+    again = epoch_batches(count, batch_size, seed, epoch)
+    assert all(torch.equal(one, two) for one, two in zip(batches, again, strict=True))
 
 
 def test_epochs_and_seeds_differ():
@@ -246,7 +207,8 @@ def test_epochs_and_seeds_differ():
 
 
 def test_augmentation_is_new_every_epoch():
-    order, seeds = training._Order(20, 6, 3), []
+    order = training._Order(20, 6, 3)
+    seeds = []
     for epoch in range(4):
         order.set_epoch(epoch)
         pairs = dict(pair for batch in order for pair in batch)
@@ -275,19 +237,15 @@ def test_groups_of_a_classifier_and_of_a_plain_network():
     head = {id(p) for p in classifier[1].classifier.parameters()}
     optimiser, _ = make_optimiser(classifier, 5, 1e-3, 0.5)
     assert {id(p) for p in optimiser.param_groups[1]["params"]} == head
-    assert [
-        len(group["params"]) for group in make_optimiser(small(), 5, 1e-3, 0.5)[0].param_groups
-    ] == [len(list(small().parameters()))]
-    classifier[1].conv_stem.requires_grad_(False)
+    plain, _ = make_optimiser(small(), 5, 1e-3, 0.5)
+    assert [len(group["params"]) for group in plain.param_groups] == [len([*small().parameters()])]
+    assert plain.param_groups[0]["max_lr"] == 1e-3
+    frozen = classifier[1].conv_stem.requires_grad_(False).weight
     optimiser, _ = make_optimiser(classifier, 5, 1e-3, 0.5)
-    assert not any(
-        p is classifier[1].conv_stem.weight
-        for group in optimiser.param_groups
-        for p in group["params"]
-    )
+    assert not any(p is frozen for group in optimiser.param_groups for p in group["params"])
 
 
-# ------------------------------------------------------------------------------------------ fit
+# ---------------------------------------------------------------------------------------------- fit
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -297,14 +255,16 @@ def test_fit_equals_a_loop_by_hand(tmp_path, seed):
         del network[4]  # dropout draws random numbers of its own
         return network.to(memory_format=torch.channels_last)
 
-    ours, hand, losses = plain(), plain(), []
+    ours, hand = plain(), plain()
+    losses = []
 
     def recorded(logits, target):
         losses.append(bce_dice(logits, target))
         return losses[-1]
 
     log = run(ours, tmp_path, seed=seed, valid=False, loss=recorded)
-    items, expected = PictureSet(PICTURES, MASKS), []
+    items = PictureSet(PICTURES, MASKS)
+    expected = []
     optimiser, schedule = make_optimiser(hand, 12, 1e-2, 0.1)
     for epoch in range(4):
         for batch in epoch_batches(10, 4, seed, epoch):
@@ -328,24 +288,13 @@ def test_fit_equals_a_loop_by_hand(tmp_path, seed):
 def test_learns_two_pictures_by_heart(tmp_path):
     pictures, masks = PICTURES[:2], MASKS[:2]
     network = small()
-    before = bce_dice(
-        torch.logit(torch.from_numpy(predict(network, pictures)), 1e-6),
-        torch.from_numpy(masks).float(),
-    )
-    log = fit(
-        network,
-        PictureSet(pictures, masks),
-        None,
-        tmp_path,
-        epochs=60,
-        batch_size=2,
-        learning_rate=0.2,
-        device="cpu",
-        precision="32",
-        progress=False,
-    )
+    start = torch.logit(torch.from_numpy(predict_pictures(network, pictures)), 1e-6)
+    before = bce_dice(start, torch.from_numpy(masks).float())
+    options = {"batch_size": 2, "learning_rate": 0.2, "device": "cpu", "precision": "32"}
+    two = PictureSet(pictures, masks)
+    log = fit(network, two, None, tmp_path, epochs=60, progress=False, **options)
     assert log["train_loss"].iloc[-1] < 0.3 * before
-    found = predict(network, pictures) > 0.5
+    found = predict_pictures(network, pictures) > 0.5
     assert 2 * (found & masks).sum() / (found.sum() + masks.sum()) > 0.95
 
 
@@ -379,8 +328,29 @@ def test_interrupted_twice(tmp_path):
     assert same(whole, parts)
 
 
+def test_a_run_goes_on_in_a_folder_that_was_moved(tmp_path):
+    whole, parts = small(), small()
+    log = run(whole, tmp_path / "whole")
+    with pytest.raises(Unplugged):
+        run(parts, tmp_path / "old", loss=unplug_after(7))
+    (tmp_path / "old").rename(tmp_path / "new")
+    again = run(parts, tmp_path / "new", resume=True)
+    assert same(whole, parts) and again["valid_loss"].equals(log["valid_loss"])
+    assert not (tmp_path / "old").exists() and not list((tmp_path / "new").glob("*.ckpt"))
+
+
+def test_the_checkpoint_follows_the_name_and_a_relative_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Unplugged):
+        run(small(), "~", "red.one", loss=unplug_after(7))
+    assert (tmp_path / "~" / "red.one-resume.ckpt").exists()
+    with pytest.raises(ValueError, match="take the braces out"):
+        run(small(), tmp_path, "red{epoch}")
+
+
 def test_ctrl_c_arrives_and_signals_are_put_back(tmp_path):
-    before, parts, whole = signal.getsignal(signal.SIGINT), small(), small()
+    before = signal.getsignal(signal.SIGINT)
+    parts, whole = small(), small()
     with pytest.raises(KeyboardInterrupt):
         run(parts, tmp_path, "parts", loss=unplug_after(7, KeyboardInterrupt))
     assert signal.getsignal(signal.SIGINT) is before
@@ -456,20 +426,18 @@ def test_the_best_network_is_kept(tmp_path):
     assert len(settings_["log"]) == 2 and settings_["epochs"] == 4
     best = small()
     best.load_state_dict(state)
-    np.testing.assert_allclose(predict(best, PICTURES[:5]), seen[1][4], atol=1e-5)
-    np.testing.assert_allclose(predict(network, PICTURES[:5]), seen[3][4], atol=1e-5)
+    np.testing.assert_allclose(predict_pictures(best, PICTURES[:5]), seen[1][4], atol=1e-5)
+    np.testing.assert_allclose(predict_pictures(network, PICTURES[:5]), seen[3][4], atol=1e-5)
 
 
 def test_validation_loss_counts_the_last_short_batch(tmp_path):
     network = small()
-    mean = lambda logits, target: F.binary_cross_entropy_with_logits(logits, target)
+    mean = F.binary_cross_entropy_with_logits
     log = run(network, tmp_path, epochs=1, loss=mean)  # 5 pictures in batches of 4 and 1
     network.eval()
     with torch.inference_mode():
-        expected = mean(
-            network(torch.from_numpy(PICTURES[:5]).permute(0, 3, 1, 2)),
-            torch.from_numpy(MASKS[:5]).float(),
-        )
+        logits = network(torch.from_numpy(PICTURES[:5]).permute(0, 3, 1, 2))
+        expected = mean(logits, torch.from_numpy(MASKS[:5]).float())
     assert log["valid_loss"].iloc[0] == pytest.approx(expected.item(), abs=1e-5)
 
 
@@ -482,20 +450,10 @@ def test_labels_train_a_classifier(tmp_path):
             nn.Flatten(),
         )
     data = PictureSet(PICTURES, LABELS, train_transform())
-    log = fit(
-        network,
-        data,
-        data,
-        tmp_path,
-        loss=F.binary_cross_entropy_with_logits,
-        epochs=2,
-        device="cpu",
-        progress=False,
-    )
-    assert log["valid_loss"].notna().all() and predict(network, PICTURES, 4, flips=True).shape == (
-        10,
-        4,
-    )
+    options = {"loss": F.binary_cross_entropy_with_logits, "device": "cpu", "progress": False}
+    log = fit(network, data, data, tmp_path, epochs=2, **options)
+    assert log["valid_loss"].notna().all()
+    assert predict_pictures(network, PICTURES, 4, flips=True).shape == (10, 4)
 
 
 def test_log_file_equals_the_log(tmp_path):
@@ -503,13 +461,11 @@ def test_log_file_equals_the_log(tmp_path):
     assert list(log) == ["epoch", "train_loss", "valid_loss", "learning_rate", "seconds"]
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "net-log.csv"), log)
     settings_ = json.loads((tmp_path / "net-last.json").read_text())
-    assert (
-        settings_ == load_network_state(tmp_path / "net-last.safetensors")[1]
-        and settings_["steps"] == 3
-    )
+    assert settings_ == load_network_state(tmp_path / "net-last.safetensors")[1]
+    assert settings_["steps"] == 3
 
 
-# ------------------------------------------------------------------------------------------ what stops with a sentence
+# ----------------------------------------------------------------------- what stops with a sentence
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -548,69 +504,61 @@ def test_what_cannot_be_trained(tmp_path):
     with pytest.raises(ValueError, match="build it with classes=4"):
         run(small(classes=3), tmp_path)
     with pytest.raises(ValueError, match="the array is empty"):
-        predict(small(), PICTURES[:0])
+        predict_pictures(small(), PICTURES[:0])
 
 
 def test_one_picture_is_enough_without_batch_normalisation(tmp_path):
     network = nn.Sequential(Normalise((0.5,) * 3, (0.5,) * 3), nn.Conv2d(3, 4, 1))
-    assert (
-        len(
-            fit(
-                network,
-                PictureSet(PICTURES[:1], MASKS[:1]),
-                None,
-                tmp_path,
-                epochs=2,
-                device="cpu",
-                progress=False,
-            )
-        )
-        == 2
-    )
+    one = PictureSet(PICTURES[:1], MASKS[:1])
+    log = fit(network, one, None, tmp_path, epochs=2, device="cpu", progress=False)
+    assert len(log) == 2
 
 
-# ------------------------------------------------------------------------------------------ a good guest
+# ------------------------------------------------------------------------------------- a good guest
 
 
 def test_quiet_and_nothing_left_behind(tmp_path, capfd):
-    numpy_state, torch_state, threads = (
-        np.random.get_state()[1].copy(),
-        torch.get_rng_state(),
-        torch.get_num_threads(),
-    )
-    level, interrupt = logging.getLogger("lightning.pytorch").level, signal.getsignal(signal.SIGINT)
+    numpy_state = np.random.get_state()[1].copy()
+    torch_state = torch.get_rng_state()
+    threads = torch.get_num_threads()
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    interrupt = signal.getsignal(signal.SIGINT)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         filters = list(warnings.filters)
         run(small(), tmp_path, transform=train_transform())
         assert warnings.filters == filters
     assert tuple(capfd.readouterr()) == ("", "")
-    assert (
-        torch.equal(torch_state, torch.get_rng_state())
-        and (numpy_state == np.random.get_state()[1]).all()
-    )
-    assert (
-        torch.get_num_threads() == threads
-        and torch.is_grad_enabled()
-        and not torch.are_deterministic_algorithms_enabled()
-    )
-    assert (
-        logging.getLogger("lightning.pytorch").level == level
-        and signal.getsignal(signal.SIGINT) is interrupt
-    )
-    assert {f.name for f in tmp_path.iterdir()} == {
-        f"net-{ending}"
-        for ending in ("log.csv", "best.json", "best.safetensors", "last.json", "last.safetensors")
-    }
+    assert torch.equal(torch_state, torch.get_rng_state())
+    assert (numpy_state == np.random.get_state()[1]).all()
+    assert torch.get_num_threads() == threads and torch.is_grad_enabled()
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert [logger.level for logger in loggers] == levels
+    assert signal.getsignal(signal.SIGINT) is interrupt
+    endings = ["best.json", "best.safetensors", "last.json", "last.safetensors", "log.csv"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == [f"net-{ending}" for ending in endings]
 
 
-def test_progress_goes_to_stderr(tmp_path, capfd):
+def test_one_bar_on_stderr_that_speaks_twice_in_a_short_run(tmp_path, capfd):
     run(small(), tmp_path, "clouds", progress=True)
     out, err = capfd.readouterr()
-    assert out == "" and "clouds" in err and "12/12" in err
+    drawn = [text for text in err.replace("\n", "\r").split("\r") if text]
+    assert out == "" and len(drawn) == 2, drawn  # no terminal: at the start and at the end
+    assert "clouds" in drawn[0] and "0/12" in drawn[0]
+    assert "12/12" in drawn[1] and "epoch=4" in drawn[1]
 
 
-# ------------------------------------------------------------------------------------------ files
+def test_the_bar_of_a_resumed_run_goes_on_where_it_stopped(tmp_path, capfd):
+    with pytest.raises(Unplugged):
+        run(small(), tmp_path, progress=True, loss=unplug_after(7))
+    assert "0/12" in capfd.readouterr().err
+    run(small(), tmp_path, progress=True, resume=True)
+    err = capfd.readouterr().err
+    assert "6/12" in err and "12/12" in err and "0/12" not in err
+
+
+# -------------------------------------------------------------------------------------------- files
 
 
 def test_network_file_round_trip(tmp_path):
@@ -623,21 +571,15 @@ def test_network_file_round_trip(tmp_path):
     state, settings_ = load_network_state(path)
     assert list(state) == sorted(network.state_dict()) or set(state) == set(network.state_dict())
     assert all(torch.equal(t, state[name]) for name, t in network.state_dict().items())
-    assert (
-        settings_
-        == {"classes": 4, "mean": 0.5, "folder": str(tmp_path)}
-        == json.loads(path.with_suffix(".json").read_text())
-    )
+    assert settings_ == {"classes": 4, "mean": 0.5, "folder": str(tmp_path)}
+    assert settings_ == json.loads(path.with_suffix(".json").read_text())
 
 
 def test_network_files_are_as_open_as_any_other(tmp_path):
     path = save_network(small(0), tmp_path / "net.safetensors", {})
     (tmp_path / "other").touch()
-    assert (
-        path.stat().st_mode
-        == path.with_suffix(".json").stat().st_mode
-        == (tmp_path / "other").stat().st_mode
-    )
+    mode = (tmp_path / "other").stat().st_mode
+    assert path.stat().st_mode == path.with_suffix(".json").stat().st_mode == mode
 
 
 def test_network_file_is_whole_or_not_there(tmp_path, monkeypatch):
@@ -669,13 +611,13 @@ def test_unreadable_network_files(tmp_path):
         save_network(small(), path, {"layer": nn.Conv2d(1, 1, 1)})
 
 
-# ------------------------------------------------------------------------------------------ prediction
+# --------------------------------------------------------------------------------------- prediction
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 10, 16])
 def test_predict_counts_the_last_batch(batch_size):
     network = small().train()
-    prob = predict(network, PICTURES, batch_size)
+    prob = predict_pictures(network, PICTURES, batch_size)
     assert prob.shape == (10, 4, 32, 48) and prob.dtype == np.float32 and network.training
     network.eval()
     with torch.inference_mode():
@@ -686,11 +628,12 @@ def test_predict_counts_the_last_batch(batch_size):
 
 def test_flips_are_averaged_and_flipped_back():
     network = small().eval()
-    prob, ways = predict(network, PICTURES, flips=True), []
+    prob = predict_pictures(network, PICTURES, flips=True)
+    ways = []
     for up, left in ((1, 1), (-1, 1), (1, -1), (-1, -1)):
-        ways.append(predict(network, PICTURES[:, ::up, ::left])[..., ::up, ::left])
+        ways.append(predict_pictures(network, PICTURES[:, ::up, ::left])[..., ::up, ::left])
     np.testing.assert_allclose(prob, np.mean(ways, axis=0), atol=1e-5)
-    mirrored = predict(network, PICTURES[:, :, ::-1], flips=True)[..., ::-1]
+    mirrored = predict_pictures(network, PICTURES[:, :, ::-1], flips=True)[..., ::-1]
     np.testing.assert_allclose(mirrored, prob, atol=1e-5)
     assert np.abs(prob - ways[0]).max() > 1e-3
 

@@ -1,4 +1,4 @@
-"""U-Net from zero: sizes, weights, what each score sees, equality with references, and the skip experiment."""
+"""U-Net from zero: sizes, weights, what a score sees, equality with references, the experiment."""
 
 import matplotlib
 import numpy as np
@@ -16,13 +16,16 @@ from cloudlearn.masks import dilate
 from cloudlearn.scores import dice
 from cloudlearn.unet import (
     SKIP_ARMS,
+    PaddedDoubleConv,
+    PaddedUNet,
+    PaddedUp,
     UNet,
-    Up,
     _cell_scores,
-    boundary_distance,
     cell_batch,
     cell_scene,
+    check_pictures,
     check_side,
+    close_skips,
     crop,
     feature_maps,
     input_gradient,
@@ -34,40 +37,14 @@ from cloudlearn.unet import (
 )
 
 matplotlib.use("Agg")
-PAPER = [
-    570,
-    568,
-    284,
-    282,
-    280,
-    140,
-    138,
-    136,
-    68,
-    66,
-    64,
-    32,
-    30,
-    28,
-    56,
-    54,
-    52,
-    104,
-    102,
-    100,
-    200,
-    198,
-    196,
-    392,
-    390,
-    388,
-    388,
-]
+DOWN = [570, 568, 284, 282, 280, 140, 138, 136, 68, 66, 64, 32, 30, 28]
+UP = [56, 54, 52, 104, 102, 100, 200, 198, 196, 392, 390, 388, 388]
+PAPER = DOWN + UP
 
 
-def make(seed, *args, **kwargs):
+def make(seed, kind, *args, **kwargs):
     with seeded(seed):
-        return UNet(*args, **kwargs)
+        return kind(*args, **kwargs)
 
 
 def test_paper():
@@ -86,19 +63,16 @@ def test_paper():
     [
         dict(side=188),
         dict(side=84, in_channels=3, classes=4, base=3, depth=2),
-        dict(side=36, depth=1, base=2, norm=True),
-        dict(side=64, in_channels=3, classes=4, base=4, padded=True, norm=True),
-        dict(side=48, base=5, depth=3, padded=True),
+        dict(side=36, depth=1, base=2),
+        dict(side=92, base=5, depth=3),
     ],
 )
 def test_plan_is_the_network(settings):
     plan = unet_plan(**settings)
     side = settings.pop("side")
     with torch.device("meta"):
-        network, picture = (
-            UNet(**settings),
-            torch.zeros(1, settings.get("in_channels", 1), side, side),
-        )
+        network = UNet(**settings)
+        picture = torch.zeros(1, settings.get("in_channels", 1), side, side)
     network.eval()
     assert plan.parameters.sum() == sum(p.numel() for p in network.parameters())
     maps = feature_maps(network, picture)
@@ -114,7 +88,7 @@ def test_plan_is_the_network(settings):
 @pytest.mark.parametrize("seed", range(5))
 def test_forward_step_by_step(seed):
     "Against plain torch functions, in the paper's order."
-    network = make(seed, 2, 3, base=4, depth=2).double()
+    network = make(seed, UNet, 2, 3, base=4, depth=2).double()
     x = torch.randn(
         2, 2, 52, 60, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
     )
@@ -135,10 +109,48 @@ def test_forward_step_by_step(seed):
     torch.testing.assert_close(network(x), want)
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("size", [(24, 40), (23, 37)])
+def test_padded_forward_step_by_step(seed, size):
+    "The everyday network against plain torch functions, at even and at odd sizes."
+    network = make(seed, PaddedUNet, 2, 3, base=4, depth=2).double()
+    x = torch.randn(2, 2, *size, dtype=torch.float64)
+
+    def double(x, block):
+        for conv, norm in ((block[0], block[1]), (block[3], block[4])):
+            x = F.conv2d(F.pad(x, (1, 1, 1, 1)), conv.weight)
+            mean = x.mean((0, 2, 3), keepdim=True)
+            variance = x.var((0, 2, 3), correction=0, keepdim=True)
+            x = F.relu((x - mean) / (variance + norm.eps).sqrt())
+        return x
+
+    a = double(x, network.down[0])
+    b = double(F.max_pool2d(a, 2, ceil_mode=True), network.down[1])
+    deep = double(F.max_pool2d(b, 2, ceil_mode=True), network.down[2])
+    for skip, block in ((b, network.up[0]), (a, network.up[1])):
+        height, width = skip.shape[2:]
+        deep = F.conv_transpose2d(deep, block.up.weight, block.up.bias, stride=2)
+        deep = double(torch.cat([deep[:, :, :height, :width], skip], 1), block.convs)
+    want = F.conv2d(deep, network.scores.weight, network.scores.bias)
+    assert want.shape == (2, 3, *size)
+    torch.testing.assert_close(network.train()(x), want)
+
+
+def test_padded_sizes():
+    "Sides are halved upwards and come back; the layers have the names of the paper's network."
+    network = make(0, PaddedUNet, 1, 2, base=2, depth=3).eval()
+    maps = feature_maps(network, torch.zeros(1, 1, 35, 35))
+    assert list(maps) == list(
+        feature_maps(make(0, UNet, base=1, depth=3), torch.zeros(1, 1, 92, 92))
+    )
+    sides = [35, 35, 18, 18, 18, 9, 9, 9, 5, 5, 5, 10, 9, 9, 18, 18, 18, 36, 35, 35, 35]
+    assert [m.shape[2] for m in maps.values()] == sides
+
+
 @given(height=st.integers(1, 40), width=st.integers(1, 40), depth=st.integers(1, 4))
 @settings(max_examples=15, deadline=None)
 def test_padded_takes_any_size(height, width, depth):
-    network = UNet(3, 4, base=1, depth=depth, padded=True, norm=True).eval()
+    network = PaddedUNet(3, 4, base=1, depth=depth).eval()
     assert network(torch.zeros(2, 3, height, width)).shape == (2, 4, height, width)
 
 
@@ -153,7 +165,7 @@ def test_check_side(depth):
             with pytest.raises(ValueError) as error:
                 check_side(side, depth)
             above = min(n for n in good if n > side)
-            assert f"{above}, or padded=True" in str(error.value)
+            assert f"{above}, or a PaddedUNet" in str(error.value)
             if side > first:
                 assert f"take {above - step} or {above}" in str(error.value)
     network = UNet(base=1, depth=depth)
@@ -169,22 +181,27 @@ def test_bad_input_in_words():
     with pytest.raises(ValueError, match="492 or 508"):
         unet_plan(500)
     with pytest.raises(ValueError, match="expected float pictures"):
-        UNet(base=1, padded=True)(torch.zeros(1, 1, 32, 32, dtype=torch.uint8))
+        PaddedUNet(1, base=1)(torch.zeros(1, 1, 32, 32, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"\(B, 3, H, W\)"):
-        UNet(3, base=1, padded=True)(torch.zeros(1, 1, 32, 32))
-    with pytest.raises(ValueError, match="levels 0 to depth - 1"):
-        UNet(base=1, depth=3, skips=(3,))
-    with pytest.raises(ValueError, match="depth from 1"):
-        UNet(base=1, depth=0)
+        PaddedUNet(base=1)(torch.zeros(1, 1, 32, 32))
+    with pytest.raises(ValueError, match=r"\(B, 1, H, W\)"):
+        UNet(base=1)(torch.zeros(1, 3, 572, 572))
+    with pytest.raises(ValueError, match="expected float pictures"):
+        check_pictures(torch.zeros(1, 32, 32), 1)
+    for levels in ((3,), (-1,)):
+        with pytest.raises(ValueError, match="levels 0 to 2"):
+            close_skips(PaddedUNet(base=1, depth=3), keep=levels)
+    for kind in (UNet, PaddedUNet):
+        with pytest.raises(ValueError, match="depth from 1"):
+            kind(base=1, depth=0)
     with pytest.raises(ValueError, match="larger"):
         crop(torch.zeros(4, 4), (5, 4))
 
 
-@pytest.mark.parametrize("padded, side", [(False, 52), (True, 40)])
-@pytest.mark.parametrize("depth", [1, 2])
-def test_receptive_field_by_nan(padded, side, depth):
+@pytest.mark.parametrize("depth, side", [(1, 52), (2, 52), (3, 108)])
+def test_receptive_field_by_nan(depth, side):
     "One NaN in the picture: it reaches exactly the scores that see it."
-    network, seen = make(0, base=2, depth=depth, padded=padded).eval(), []
+    network, seen = make(0, UNet, base=2, depth=depth).eval(), []
     for row in range(side):
         x = torch.rand(1, 1, side, side)
         x[..., row, :] = np.nan
@@ -192,13 +209,13 @@ def test_receptive_field_by_nan(padded, side, depth):
     seen = torch.stack(seen)  # picture row, score row
     for score in range(seen.shape[1]):
         rows = seen[:, score].nonzero()[:, 0].tolist()
-        first, last = receptive_field(score, depth, padded)
+        first, last = receptive_field(score, depth)
         assert rows == list(range(max(first, 0), min(last, side - 1) + 1))
 
 
 @pytest.mark.parametrize("pixel", [(0, 0), (3, 4), (17, 31)])
 def test_gradient_stays_in_the_field(pixel):
-    network = make(1, base=2)
+    network = make(1, UNet, base=2)
     network.pool = nn.AvgPool2d(2)  # a maximum listens to one of its four
     for p in network.parameters():
         p.data.abs_()  # and a ReLU that is off, to nothing
@@ -210,10 +227,9 @@ def test_gradient_stays_in_the_field(pixel):
 
 def test_skips():
     x = torch.randn(1, 1, 48, 48, generator=torch.Generator().manual_seed(0))
-    networks = {
-        arm: make(3, 1, 1, base=4, padded=True, skips=levels).eval()
-        for arm, levels in SKIP_ARMS.items()
-    }
+    networks = {arm: make(3, PaddedUNet, 1, 1, base=4).eval() for arm in SKIP_ARMS}
+    for arm, levels in SKIP_ARMS.items():
+        close_skips(networks[arm], keep=levels)
     states = [network.state_dict() for network in networks.values()]
     assert all(
         torch.equal(state[key], states[0][key]) for state in states for key in states[0]
@@ -226,23 +242,22 @@ def test_skips():
 
 @pytest.mark.parametrize("level", range(4))
 def test_a_skip_hands_over_its_own_level(level):
-    "The gradient of the scores reaches the skip half of a level's first convolution only where the skip is open."
-    network = make(0, 1, 1, base=2, padded=True, skips=(level,))
-    network(
-        torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(1))
-    ).square().sum().backward()
+    "The gradient reaches the skip half of a level's first convolution only where it is open."
+    network = make(0, PaddedUNet, 1, 1, base=2)
+    close_skips(network, keep=(level,))
+    pictures = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    network(pictures).square().sum().backward()
     for at, block in zip((3, 2, 1, 0), network.up):
         weight = block.convs[0].weight
         skip_half = weight.grad[:, weight.shape[1] // 2 :]
         assert (skip_half.abs().sum() > 0) == (at == level)
 
 
-@pytest.mark.parametrize("norm", [False, True])
-def test_gradient_reaches_every_weight(norm):
-    network = make(2, 3, 2, base=4, depth=3, padded=True, norm=norm)
-    network(
-        torch.randn(2, 3, 40, 33, generator=torch.Generator().manual_seed(0))
-    ).square().sum().backward()
+@pytest.mark.parametrize("kind, size", [(UNet, (92, 100)), (PaddedUNet, (40, 33))])
+def test_gradient_reaches_every_weight(kind, size):
+    network = make(2, kind, 3, 2, base=4, depth=3)
+    pictures = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    network(pictures).square().sum().backward()
     assert all(
         p.grad is not None and p.grad.abs().sum() > 0 for name, p in network.named_parameters()
     )
@@ -250,7 +265,7 @@ def test_gradient_reaches_every_weight(norm):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_start_weights(seed):
-    network = make(seed, base=16, depth=3)
+    network = make(seed, UNet, base=16, depth=3)
     for layer in network.modules():
         if isinstance(layer, nn.ConvTranspose2d):
             assert layer.weight.std().item() == pytest.approx(layer.in_channels**-0.5, rel=0.1)
@@ -281,6 +296,14 @@ def test_crop_is_the_middle(height, width, data):
         assert len(where) == want and after - first in (0, 1)
 
 
+def library_up(below, left, channels):
+    "A step up with the library's enlarging."
+    step = PaddedUp(channels)
+    step.up = nn.Upsample(scale_factor=2)
+    step.convs = PaddedDoubleConv(below + left, channels)
+    return step
+
+
 @pytest.mark.parametrize(
     "seed, size", [(0, (32, 48)), (1, (35, 57)), (2, (24, 41)), (3, (9, 8)), (4, (63, 17))]
 )
@@ -292,8 +315,7 @@ def test_equal_to_smp_decoder(seed, size):
         for p in library.parameters():
             nn.init.normal_(p)
         ours = nn.ModuleList(
-            Up(*channels, padded=True, norm=True, learned=False)
-            for channels in ((16, 12, 16), (16, 8, 12), (12, 0, 8))
+            library_up(*channels) for channels in ((16, 12, 16), (16, 8, 12), (12, 0, 8))
         )
         features = [
             torch.randn(2, n, *(-(-side // 2**level) for side in size))
@@ -305,41 +327,6 @@ def test_equal_to_smp_decoder(seed, size):
         for block, skip in zip(ours.train(mode), [features[2], features[1], features[0][:, :0]]):
             deep = block(deep, skip)
         torch.testing.assert_close(deep, library.train(mode)(features), rtol=1e-4, atol=1e-4)
-
-
-def rim(mask):
-    "The outline, pixel by pixel."
-    height, width = mask.shape
-    return [
-        (r, c)
-        for r, c in zip(*np.nonzero(mask))
-        if any(
-            0 <= y < height and 0 <= x < width and not mask[y, x]
-            for y, x in ((r - 1, c), (r + 1, c), (r, c - 1), (r, c + 1))
-        )
-    ]
-
-
-@given(seed=st.integers(0, 2**20), height=st.integers(2, 12), width=st.integers(2, 12))
-@settings(max_examples=60, deadline=None)
-def test_boundary_distance_by_force(seed, height, width):
-    rng = np.random.default_rng(seed)
-    pred, true = rng.random((2, height, width)) < rng.choice([0.05, 0.5, 0.95], (2, 1, 1))
-    a, b = rim(pred), rim(true)
-    found = boundary_distance(pred, true)
-    assert found == pytest.approx(boundary_distance(true, pred), nan_ok=True)
-    if a and b:
-        far = np.hypot(*(np.array(a)[:, None] - np.array(b)[None]).transpose(2, 0, 1))
-        assert found == pytest.approx((far.min(1).mean() + far.min(0).mean()) / 2, abs=1e-4)
-    elif a or b:
-        assert found == pytest.approx(np.hypot(height, width))
-    else:
-        assert np.isnan(found)
-
-
-def test_boundary_distance_of_half_planes():
-    column = np.broadcast_to(np.arange(20), (12, 20))
-    assert [boundary_distance(column < 8, column < 8 + k) for k in range(5)] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -379,7 +366,7 @@ def test_train_plain_learns_and_repeats():
     pictures, targets = cell_batch([cell_scene(seed, side=48) for seed in (0, 1)])
     runs = []
     for _ in range(2):
-        network = make(0, 1, 1, base=4, depth=2, padded=True, norm=True)
+        network = make(0, PaddedUNet, 1, 1, base=4, depth=2)
         runs.append(train_plain(network, pictures, targets, steps=40, batch=2, rate=0.01))
     assert runs[0] == runs[1] and len(runs[0]) == 40 and not network.training
     with torch.inference_mode():
@@ -410,5 +397,5 @@ def test_skip_experiment():
 def test_show_unet():
     ax = show_unet(unet_plan(188), title="small")
     assert ax.get_title() == "small" and len(ax.patches) == 27 + 4
-    assert show_unet(unet_plan(64, padded=True), ax=ax) is ax
+    assert show_unet(unet_plan(204, depth=3, base=4), ax=ax) is ax
     matplotlib.pyplot.close("all")

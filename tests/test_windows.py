@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cloudlearn.learning import seeded
 from cloudlearn.masks import dilate
 from cloudlearn.scenes.clouds import cloud_scene
-from cloudlearn.unet import UNet
+from cloudlearn.unet import PaddedUNet
 from cloudlearn.windows import (
     WINDOWS,
     fully_convolutional,
@@ -68,16 +68,11 @@ def test_whole_pictures_give_the_window_s_scores(patch, seed):
 
 
 def test_linear_layer_over_a_map():
-    network = ready(
-        lambda: nn.Sequential(
-            conv(2, 3),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-            nn.Linear(3 * 3 * 3, 4),
-            nn.ReLU(),
-            nn.Linear(4, 2),
-        )
-    )
+    def small():
+        lines = nn.Linear(3 * 3 * 3, 4), nn.ReLU(), nn.Linear(4, 2)
+        return nn.Sequential(conv(2, 3), nn.MaxPool2d(2), nn.Flatten(), *lines)
+
+    network = ready(small)
     picture = torch.randn(2, 14, 11)
     whole = fully_convolutional(network)(picture[None])[0].detach()
     torch.testing.assert_close(whole, slide(network, picture, 8), rtol=1e-4, atol=1e-5)
@@ -185,7 +180,7 @@ def test_train_labels_repeats_and_leaves_out():
 def test_windows_experiment():
     state = torch.random.get_rng_state()
     arms = ("9", "U-Net")
-    frame = windows_experiment((0, 1), arms=arms, train=4, test=3, work=700, unet=UNet)
+    frame = windows_experiment((0, 1), arms=arms, train=4, test=3, work=700, unet=PaddedUNet)
     assert torch.equal(state, torch.random.get_rng_state())
     assert set(frame.seed) == {0, 1} and set(frame.arm) == set(arms)
     assert set(frame.picture) == {0, 1, 2}
@@ -202,7 +197,7 @@ def test_windows_experiment():
     with pytest.raises(ValueError, match="the arms are 9, 21, 45, U-Net"):
         windows_experiment(arms=("10",))
     for ask in (windows_experiment, lambda: window_arm("U-Net")):
-        with pytest.raises(ValueError, match="give unet=UNet of cloudlearn.unet"):
+        with pytest.raises(ValueError, match="give unet=PaddedUNet of cloudlearn.unet"):
             ask()
 
 

@@ -1,4 +1,6 @@
-"Class weights the right way round, honest probabilities, thresholds, the watch over epochs, and what steady means."
+"Class weights, honest probabilities, thresholds, the watch over epochs, and what steady means."
+
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -13,14 +15,14 @@ from torch.nn import functional as F
 
 from cloudlearn.xray import imbalance
 from cloudlearn.xray.imbalance import (
-    ARMS,
     MEASURES,
+    XRAY_ARMS,
     BalancedSet,
     Watch,
     arm_loss,
     arm_scores,
+    balanced_threshold,
     balanced_weights,
-    best_cut,
     calibration_error,
     epoch_curves,
     imbalance_experiment,
@@ -48,7 +50,7 @@ def sets():
     return scene_xrays(0, 8, 20, (32, 32)), scene_xrays(100, 6, 12, (32, 32))
 
 
-# ------------------------------------------------------------------------------------------------ weights
+# ------------------------------------------------------------------------------------------ weights
 
 
 def test_the_public_counts():
@@ -59,12 +61,10 @@ def test_the_public_counts():
 @given(labels)
 def test_weights_are_scikit_learns_and_both_classes_count_the_same(ill):
     weights = balanced_weights(ill)
-    assert np.allclose(
-        weights, compute_class_weight("balanced", classes=np.array([False, True]), y=ill)
-    )
-    assert np.isclose(weights[0] * (~ill).sum(), weights[1] * ill.sum()) and np.isclose(
-        weights[ill.astype(int)].mean(), 1
-    )
+    theirs = compute_class_weight("balanced", classes=np.array([False, True]), y=ill)
+    assert np.allclose(weights, theirs)
+    assert np.isclose(weights[0] * (~ill).sum(), weights[1] * ill.sum())
+    assert np.isclose(weights[ill.astype(int)].mean(), 1)
     assert np.isclose(positive_weight(ill), (~ill).sum() / ill.sum())
 
 
@@ -91,25 +91,21 @@ def test_the_share_becomes_one_half():
 @pytest.mark.parametrize("seed", range(4))
 def test_arm_losses(seed):
     generator = torch.Generator().manual_seed(seed)
-    logits, target = (
-        torch.randn(30, 1, generator=generator),
-        (torch.rand(30, 1, generator=generator) < 0.7).float(),
-    )
+    logits = torch.randn(30, 1, generator=generator)
+    target = (torch.rand(30, 1, generator=generator) < 0.7).float()
     bce = F.binary_cross_entropy_with_logits
     for arm in ("plain", "oversampled"):
         assert torch.isclose(arm_loss(arm, 0.3)(logits, target), bce(logits, target))
-    assert torch.isclose(
-        arm_loss("weighted", 0.3)(logits, target), bce(logits, target, pos_weight=torch.tensor(0.3))
-    )
+    weighted = bce(logits, target, pos_weight=torch.tensor(0.3))
+    assert torch.isclose(arm_loss("weighted", 0.3)(logits, target), weighted)
     p = torch.where(target == 1, logits.sigmoid(), 1 - logits.sigmoid())
-    assert torch.isclose(
-        arm_loss("focal", 0.3)(logits, target), (-((1 - p) ** 2) * p.log()).mean(), rtol=1e-4
-    )
+    focal = (-((1 - p) ** 2) * p.log()).mean()
+    assert torch.isclose(arm_loss("focal", 0.3)(logits, target), focal, rtol=1e-4)
     with pytest.raises(ValueError, match="choose one of plain"):
         arm_loss("heavy", 1)
 
 
-# ------------------------------------------------------------------------------------------------ yardsticks
+# --------------------------------------------------------------------------------------- yardsticks
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.2, 0.5, 0.8]))
@@ -118,15 +114,12 @@ def test_judge_against_scikit_learn(seed, cut):
     rng = np.random.default_rng(seed)
     true, prob = rng.permutation(np.arange(25) < 1 + seed % 24), rng.random(25)
     found, said = judge(true, prob, cut), prob >= cut
-    assert np.isclose(found["loss"], log_loss(true, prob, labels=[False, True])) and np.isclose(
-        found["auc"], roc_auc_score(true, prob)
-    )
-    assert np.isclose(found["recall_pneumonia"], recall_score(true, said)) and np.isclose(
-        found["recall_normal"], recall_score(~true, ~said)
-    )
-    assert np.isclose(found["balanced"], balanced_accuracy_score(true, said)) and np.isclose(
-        found["accuracy"], (true == said).mean()
-    )
+    assert np.isclose(found["loss"], log_loss(true, prob, labels=[False, True]))
+    assert np.isclose(found["auc"], roc_auc_score(true, prob))
+    assert np.isclose(found["recall_pneumonia"], recall_score(true, said))
+    assert np.isclose(found["recall_normal"], recall_score(~true, ~said))
+    assert np.isclose(found["balanced"], balanced_accuracy_score(true, said))
+    assert np.isclose(found["accuracy"], (true == said).mean())
 
 
 def test_a_probability_at_the_cut_is_pneumonia():
@@ -139,17 +132,14 @@ def test_a_probability_at_the_cut_is_pneumonia():
 
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=40)
-def test_no_cut_beats_the_best_cut(seed):
+def test_no_cut_beats_the_balanced_threshold(seed):
     rng = np.random.default_rng(seed)
     true, prob = rng.permutation(np.arange(20) < 1 + seed % 19), rng.integers(0, 8, 20) / 7
-    mine = judge(true, prob, best_cut(true, prob))["balanced"]
-    assert np.isclose(
-        mine,
-        max(
-            ((prob >= cut)[true].mean() + (prob < cut)[~true].mean()) / 2
-            for cut in np.linspace(0, 1.01, 57)
-        ),
-    )
+    mine = judge(true, prob, balanced_threshold(true, prob))["balanced"]
+    every = []
+    for cut in np.linspace(0, 1.01, 57):
+        every.append(((prob >= cut)[true].mean() + (prob < cut)[~true].mean()) / 2)
+    assert np.isclose(mine, max(every))
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 3, 10]))
@@ -160,15 +150,11 @@ def test_reliability_is_scikit_learns(seed, bins):
     true = rng.random(61) < prob
     table = reliability(true, prob, bins)
     observed, predicted = calibration_curve(true, prob, n_bins=bins)
-    assert (
-        np.allclose(table["observed"], observed)
-        and np.allclose(table["predicted"], predicted)
-        and table["pictures"].sum() == 61
-    )
-    assert np.isclose(
-        calibration_error(true, prob, bins),
-        (np.abs(observed - predicted) * table["pictures"]).sum() / 61,
-    )
+    assert np.allclose(table["observed"], observed)
+    assert np.allclose(table["predicted"], predicted)
+    assert table["pictures"].sum() == 61
+    apart = (np.abs(observed - predicted) * table["pictures"]).sum() / 61
+    assert np.isclose(calibration_error(true, prob, bins), apart)
 
 
 def test_certainty_has_a_bin_and_nonsense_has_none():
@@ -178,31 +164,28 @@ def test_certainty_has_a_bin_and_nonsense_has_none():
             reliability(np.array([True, False]), np.array(prob))
 
 
-# ------------------------------------------------------------------------------------------------ training
+# ----------------------------------------------------------------------------------------- training
 
 
 def test_networks_start_at_one_half_and_the_same_for_every_arm():
     one, again, other = (xray_network("small", seed=seed) for seed in (0, 0, 1))
-    assert all(
-        torch.equal(a, b) for a, b in zip(one.state_dict().values(), again.state_dict().values())
-    )
+    pairs = zip(one.state_dict().values(), again.state_dict().values())
+    assert all(torch.equal(a, b) for a, b in pairs)
     assert not torch.equal(one[1].weight, other[1].weight)
+    pictures = torch.randint(0, 255, (3, 3, 48, 40), dtype=torch.uint8)
     with torch.inference_mode():
-        assert (
-            one.eval()(torch.randint(0, 255, (3, 3, 48, 40), dtype=torch.uint8)).sigmoid() == 0.5
-        ).all()
+        assert (one.eval()(pictures).sigmoid() == 0.5).all()
     with pytest.raises(ValueError, match="efficientnet-lite0 and small"):
         xray_network("vgg")
+    large = xray_network("efficientnet-lite0", "none").eval()
     with torch.inference_mode():
-        assert xray_network("efficientnet-lite0", "none").eval()(
-            torch.zeros(1, 3, 32, 32)
-        ).tolist() == [[0]]
+        assert large(torch.zeros(1, 3, 32, 32)).tolist() == [[0]]
     assert small_network(4)[1].weight.shape == (4, 3, 3, 3)
 
 
 def test_balanced_drawing(sets):
     train = sets[0]
-    drawn = BalancedSet(train.pictures, train.ill[:, None])
+    drawn = BalancedSet(train.pictures, train.labels)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         items = [drawn[i % len(drawn)] for i in range(600)]
@@ -212,29 +195,22 @@ def test_balanced_drawing(sets):
         assert torch.equal(first, drawn[20][0])  # the lot decides, not the index
     assert len(drawn) == 28 and abs(np.mean([target.item() for _, target in items]) - 0.5) < 0.07
     grey = {picture.numpy().tobytes(): bool(target) for picture, target in items}
-    known = {
-        np.ascontiguousarray(p.transpose(2, 0, 1)).tobytes(): bool(flag)
-        for p, flag in zip(train.pictures, train.ill)
-    }
+    planes = [np.ascontiguousarray(p.transpose(2, 0, 1)) for p in train.pictures]
+    known = {p.tobytes(): bool(flag) for p, flag in zip(planes, train.labels[:, 0])}
     assert grey == known
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", XRAY_ARMS)
 def test_an_arm_is_trained_and_watched(sets, tmp_path, arm):
     network = xray_network("small")
     log = train_xray(network, *sets, tmp_path, arm=arm, epochs=2, progress=False)
     assert log["epoch"].tolist() == [1, 1, 2, 2] and log["cut"].tolist() == ["half", "share"] * 2
-    assert (
-        log["threshold"].tolist() == [0.5, 20 / 28] * 2
-        and (tmp_path / f"{arm}-last.safetensors").exists()
-    )
-    from cloudlearn.training import predict
+    assert log["threshold"].tolist() == [0.5, 20 / 28] * 2
+    assert (tmp_path / f"{arm}-last.safetensors").exists()
+    from cloudlearn.training import predict_pictures
 
-    assert np.isclose(
-        log["loss"].iloc[-1],
-        judge(sets[1].ill, predict(network, sets[1].pictures)[:, 0])["loss"],
-        rtol=1e-4,
-    )
+    last = judge(sets[1].labels[:, 0], predict_pictures(network, sets[1].pictures)[:, 0])
+    assert np.isclose(log["loss"].iloc[-1], last["loss"], rtol=1e-4)
 
 
 def test_an_interrupted_arm_goes_on_with_its_curve(sets, tmp_path, monkeypatch):
@@ -251,9 +227,8 @@ def test_an_interrupted_arm_goes_on_with_its_curve(sets, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train_xray(xray_network("small"), *sets, tmp_path / "part", epochs=3, progress=False)
     monkeypatch.undo()
-    resumed = train_xray(
-        xray_network("small"), *sets, tmp_path / "part", epochs=3, progress=False, resume=True
-    )
+    asked = dict(epochs=3, progress=False, resume=True)
+    resumed = train_xray(xray_network("small"), *sets, tmp_path / "part", **asked)
     pd.testing.assert_frame_equal(whole, resumed)
 
 
@@ -263,47 +238,35 @@ def test_a_repeated_epoch_stands_once(tmp_path):
     metrics = [watch(probs[i], targets) for i in (0, 1, 1, 2)]
     again = Watch(0.7, tmp_path / "watch.json", resume=True)
     assert again.rows == watch.rows and not Watch(0.7, tmp_path / "watch.json").rows
-    table = again.table(
-        pd.DataFrame(
-            {"epoch": [1, 2, 3], "train_loss": 0.0, "metric": [metrics[i] for i in (0, 1, 3)]}
-        )
-    )
-    assert table["epoch"].tolist() == [1, 1, 2, 2, 3, 3] and table["loss"].tolist() == [
-        -metrics[i] for i in (0, 0, 1, 1, 3, 3)
-    ]
+    kept = [metrics[i] for i in (0, 1, 3)]
+    log = pd.DataFrame({"epoch": [1, 2, 3], "train_loss": 0.0, "metric": kept})
+    table = again.table(log)
+    assert table["epoch"].tolist() == [1, 1, 2, 2, 3, 3]
+    assert table["loss"].tolist() == [-metrics[i] for i in (0, 0, 1, 1, 3, 3)]
 
 
-# ------------------------------------------------------------------------------------------------ experiment
+# --------------------------------------------------------------------------------------- experiment
 
 
 def test_an_arm_has_three_cuts_and_weights_can_be_undone():
     rng = np.random.default_rng(0)
     ill = np.arange(60) < 45
-    valid, test = ((ill, np.clip(0.5 * ill + rng.random(60) * 0.5, 0.01, 0.99)) for _ in range(2))
+    probs = np.clip(0.5 * ill + 0.5 * rng.random((2, 60)), 0.01, 0.99)
+    valid, test = (ill, probs[0]), (ill, probs[1])
     table = arm_scores(ill, valid, test, "weighted")
-    assert table["cut"].tolist() == ["half", "share", "fitted", "half"] and table[
-        "threshold"
-    ].tolist()[:2] == [0.5, 0.75]
-    assert table["threshold"][2] == best_cut(*valid) and table["arm"].tolist() == [
-        "weighted"
-    ] * 3 + ["weighted, undone"]
+    assert table["cut"].tolist() == ["half", "share", "fitted", "half"]
+    assert table["threshold"].tolist()[:2] == [0.5, 0.75]
+    assert table["threshold"][2] == balanced_threshold(*valid)
+    assert table["arm"].tolist() == ["weighted"] * 3 + ["weighted, undone"]
     assert table["auc"].nunique() == 1
     undone = judge(test[0], reweigh(test[1], 3))
-    assert (
-        np.isclose(table["loss"][3], undone["loss"])
-        and len(arm_scores(ill, valid, test, "plain")) == 3
-    )
+    assert np.isclose(table["loss"][3], undone["loss"])
+    assert len(arm_scores(ill, valid, test, "plain")) == 3
 
 
 def test_a_small_experiment_is_tidy_and_repeats_itself():
-    small = dict(
-        train=(6, 14),
-        valid=(3, 6),
-        test=(3, 6),
-        shape=(32, 32),
-        epochs=2,
-        arms=("plain", "weighted"),
-    )
+    counts = dict(train=(6, 14), valid=(3, 6), test=(3, 6))
+    small = dict(**counts, shape=(32, 32), epochs=2, arms=("plain", "weighted"))
     table = imbalance_experiment((0, 3), **small)
     assert len(table) == 2 * (1 + 2 * (4 + 3) + 1) and table["seed"].unique().tolist() == [0, 3]
     again = imbalance_experiment((3,), **small)
@@ -311,53 +274,37 @@ def test_a_small_experiment_is_tidy_and_repeats_itself():
     always = table[table["arm"] == "always pneumonia"]
     assert (always["recall_normal"] == 0).all() and (always["recall_pneumonia"] == 1).all()
     curves = epoch_curves(table)
-    assert (
-        curves["arm"].unique().tolist() == ["plain", "plain, moved", "weighted"]
-        and len(curves) == 2 * 3 * 2
-    )
+    assert curves["arm"].unique().tolist() == ["plain", "plain, moved", "weighted"]
+    assert len(curves) == 2 * 3 * 2
     assert set(curves["part"]) == {"valid"}
 
 
 def test_steadiness_is_what_was_defined():
     rng = np.random.default_rng(0)
-    rows = [
-        dict(seed=seed, arm=arm, epoch=epoch, **dict(zip(MEASURES, rng.random(4))))
-        for seed in range(3)
-        for arm in "ab"
-        for epoch in range(1, 6)
-    ]
-    table = pd.DataFrame(rows).sample(frac=1, random_state=1)
-    found = (
-        steadiness(table).set_index(["between", "measure", "arm", "seed"])["spread"].sort_index()
-    )
-    for arm in "ab":
-        for measure in MEASURES:
-            values = (
-                pd.DataFrame(rows)
-                .query("arm == @arm")
-                .pivot(index="seed", columns="epoch", values=measure)
-                .to_numpy()
-            )
-            assert np.allclose(
-                found["epochs", measure, arm], np.abs(np.diff(values, axis=1)).mean(axis=1)
-            )
-            assert np.allclose(
-                found["seeds", measure, arm], np.abs(values - values.mean(axis=0)).mean(axis=1)
-            )
+    rows = []
+    for seed, arm, epoch in itertools.product(range(3), "ab", range(1, 6)):
+        scores = dict(zip(MEASURES, rng.random(4)))
+        rows.append(dict(seed=seed, arm=arm, epoch=epoch, **scores))
+    table = pd.DataFrame(rows)
+    found = steadiness(table.sample(frac=1, random_state=1))
+    found = found.set_index(["between", "measure", "arm", "seed"])["spread"].sort_index()
+    for arm, measure in itertools.product("ab", MEASURES):
+        one = table[table["arm"] == arm]
+        values = one.pivot(index="seed", columns="epoch", values=measure).to_numpy()
+        over_epochs = np.abs(np.diff(values, axis=1)).mean(axis=1)
+        over_seeds = np.abs(values - values.mean(axis=0)).mean(axis=1)
+        assert np.allclose(found["epochs", measure, arm], over_epochs)
+        assert np.allclose(found["seeds", measure, arm], over_seeds)
 
 
 def test_plots_take_and_give_axes():
     import matplotlib.pyplot as plt
 
     ax = plt.subplots()[1]
-    table = pd.DataFrame(
-        [
-            dict(seed=seed, arm=arm, epoch=epoch, accuracy=0.5 + 0.1 * seed)
-            for seed in (0, 1)
-            for arm in ("plain", "weighted", "focal")
-            for epoch in (1, 2, 3)
-        ]
-    )
+    rows = []
+    for seed, arm, epoch in itertools.product((0, 1), ("plain", "weighted", "focal"), (1, 2, 3)):
+        rows.append(dict(seed=seed, arm=arm, epoch=epoch, accuracy=0.5 + 0.1 * seed))
+    table = pd.DataFrame(rows)
     assert show_curve(table, "accuracy", ax=ax) is ax and len(ax.lines) == 2 * 3
     assert np.allclose(ax.lines[2].get_ydata(), 0.55) and ax.get_title() == "accuracy"
     other = show_reliability(np.array([True, False]), {"plain": np.array([0.9, 0.2])})
@@ -367,11 +314,9 @@ def test_plots_take_and_give_axes():
 
 def test_scenes_for_training():
     made = scene_xrays(5, 2, 3, (32, 48))
-    assert (
-        made.pictures.shape == (5, 32, 48, 3)
-        and made.ill.tolist() == [False] * 2 + [True] * 3
-        and made.names[0] == "scene-5"
-    )
-    assert (made.pictures[..., 0] == made.pictures[..., 2]).all() and imbalance.chest_scene(
-        7, True, (32, 48)
-    ).picture.tolist() == made.pictures[2, ..., 0].tolist()
+    assert made.pictures.shape == (5, 32, 48, 3)
+    assert made.labels[:, 0].tolist() == [False] * 2 + [True] * 3
+    assert made.names[0] == "scene-5"
+    assert (made.pictures[..., 0] == made.pictures[..., 2]).all()
+    first_ill = imbalance.chest_scene(7, True, (32, 48)).picture
+    assert first_ill.tolist() == made.pictures[2, ..., 0].tolist()

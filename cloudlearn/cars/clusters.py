@@ -6,7 +6,7 @@
 __all__ = ['SIZE', 'ALPHAS', 'lloyd_step', 'plain_kmeans', 'LabelLine', 'label_line', 'label_crop', 'label_crops', 'StyleScenes',
            'style_scenes', 'contact_sheet', 'crop_planes', 'encoder_features', 'label_measures', 'Autoencoder',
            'reconstruction_loss', 'soft_kmeans_loss', 'DeepClusters', 'deep_kmeans', 'cluster_ways', 'largest_cluster',
-           'styles_experiment', 'spacing_arrays', 'training_arms', 'clusters_experiment']
+           'styles_experiment', 'spacing_arrays', 'cluster_arms', 'clusters_experiment']
 
 # %% ../../nbs/35_cars_clusters.ipynb #65bb329f
 import tempfile
@@ -21,13 +21,14 @@ import torch
 from numpy.polynomial import Polynomial
 from torch import nn
 
-from .segment import cut, deeplab, fit_thresholds, picture_scores, train_cars
+from .segment import cut, deeplab, picture_scores, train_cars
 from ..encoders import build_classifier
 from ..learning import seeded
 from ..masks import COLOURS
 from ..samples import Samples, pick
 from ..scenes.cars import car_scene
-from ..training import predict
+from ..scores import fit_thresholds
+from ..training import predict_pictures
 
 # %% ../../nbs/35_cars_clusters.ipynb #d185b31b
 def lloyd_step(points: np.ndarray,    # (N, d)
@@ -411,7 +412,7 @@ def spacing_arrays(scenes: StyleScenes,   # from `style_scenes`
     masks = scenes.truth if exact else scenes.masks
     return Samples(names, scenes.pictures, masks[:, None], np.ones((len(names), 1), bool))
 
-def training_arms(clusters: np.ndarray,   # (N,) whole numbers from 0
+def cluster_arms(clusters: np.ndarray,   # (N,) whole numbers from 0
                   styles: np.ndarray,     # (N,) the true styles, for the last arm alone
                   seed: int = 0,          # of the random picks
                   ) -> dict[str, np.ndarray]:   # arm -> rows to train on
@@ -443,8 +444,9 @@ def _learn(train: Samples,       # photos to learn from
     network = deeplab(classes=1, seed=seed, depth=4)
     with tempfile.TemporaryDirectory() as folder:
         train_cars(network, train, None, folder, epochs=epochs, seed=seed)
-    probs = predict(network, seen.pictures)
-    return cut(probs, fit_thresholds(predict(network, watch.pictures), watch))
+    probs = predict_pictures(network, seen.pictures)
+    watched = predict_pictures(network, watch.pictures)
+    return cut(probs, fit_thresholds(watched, watch.masks, watch.known))
 
 def clusters_experiment(
     seeds: Sequence[int] = (0, 1, 2),     # one set, one clustering and four trainings per seed
@@ -472,7 +474,7 @@ def clusters_experiment(
         train, watch = (spacing_arrays(style_scenes(pool, shape, gap)) for pool in (mixed, watched))
         scenes = style_scenes(careful, shape, gap, "careful")
         seen, exact = spacing_arrays(scenes), spacing_arrays(scenes, exact=True)
-        for arm, rows in training_arms(found, drawn.styles, seed).items():
+        for arm, rows in cluster_arms(found, drawn.styles, seed).items():
             repeated = np.resize(rows, pictures)   # as many steps in every arm
             masks = _learn(pick(train, repeated), watch, seen, epochs, seed=seed)
             scores = picture_scores(masks, exact, ("spacing",))

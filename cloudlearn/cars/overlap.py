@@ -19,13 +19,13 @@ from cloudlearn.cars.segment import (
     car_transform,
     cut,
     deeplab,
-    fit_thresholds,
     picture_scores,
     scene_sets,
     train_cars,
 )
 from ..samples import Samples, join, pick
-from ..training import PictureSet, fit, predict
+from ..scores import fit_thresholds
+from ..training import PictureSet, fit, predict_pictures
 
 # %% ../../nbs/32_cars_overlap.ipynb #9490468e
 def overlap_labels(masks: np.ndarray,   # (N, 3, h, w) bool: dent, scratch, spacing
@@ -81,7 +81,7 @@ def draw_missing(network: nn.Module,       # gives logits of dent, scratch and s
                  arrays: Samples,          # photos
                  ) -> Samples:             # the same photos, with every plane drawn
     "Fill unlabelled planes with what a network believes, and leave the labelled ones alone."
-    drawn = cut(predict(network, arrays.pictures), thresholds)
+    drawn = cut(predict_pictures(network, arrays.pictures), thresholds)
     masks = np.where(arrays.known[:, :, None, None], arrays.masks, drawn)
     return arrays._replace(masks=masks, known=np.ones_like(arrays.known))
 
@@ -111,7 +111,7 @@ def _softmax_masks(train: Samples,         # photos with all three masks
     "Train a fresh softmax network and answer for the test photos."
     network = deeplab(classes=4, seed=seed, depth=depth)
     train_softmax(network, train, epochs, seed=seed, learning_rate=learning_rate)
-    return softmax_answer(predict(network, test.pictures))
+    return softmax_answer(predict_pictures(network, test.pictures))
 
 def overlap_experiment(
     seeds: Sequence[int] = (0, 1, 2),       # one training set, test set and start each
@@ -130,11 +130,12 @@ def overlap_experiment(
         damage, gaps = (pick(train, train.known[:, plane]) for plane in (0, 2))
         draws = _learned(damage, 2 * epochs, **settings)
         before = _learned(train, epochs, **settings)
-        draws_cuts, before_cuts = (fit_thresholds(predict(network, valid.pictures), valid)
-                                   for network in (draws, before))
+        draws_cuts, before_cuts = (
+            fit_thresholds(predict_pictures(network, valid.pictures), valid.masks, valid.known)
+            for network in (draws, before))
         whole = draw_missing(draws, draws_cuts, gaps)
         answers = {
-            "before": cut(predict(before, test.pictures), before_cuts),
+            "before": cut(predict_pictures(before, test.pictures), before_cuts),
             "whole mask": _softmax_masks(whole, test, 2 * epochs, **settings),
             "whole mask, all photos": _softmax_masks(join(damage, whole), test, epochs, **settings),
         }

@@ -22,12 +22,19 @@ import pandas as pd
 from torch import nn
 
 from .clusters import contact_sheet, label_crops, label_measures, plain_kmeans
-from .data import CLASSES, leave_out_empty
+from .data import leave_out_empty
 from .dilation import dilate_labels
-from .segment import (UNKNOWN, car_scores, cut, deeplab, fit_thresholds,
-                                     picture_scores, scene_sets, train_cars)
+from cloudlearn.cars.segment import (
+    UNKNOWN,
+    car_scores,
+    cut,
+    deeplab,
+    picture_scores,
+    scene_sets,
+    train_cars,
+)
 from ..decisions import short_decimal
-from ..encoders import ZERO, build_zero
+from ..encoders import build_zero, encoder_share
 from ..files import picture_shape, write_file
 from ..formats import CarSample, coco_encode, load_cars, read_cars
 from ..learning import seeded
@@ -36,8 +43,9 @@ from ..masks import COLOURS, resize_mask
 from ..report import figure_png, show_decisions, show_log
 from ..runs import CarRun, Pipeline, Told, plain_settings, read_record, timed
 from ..samples import Samples
-from ..scenes.cars import SPLITS, write_car_folder
-from ..training import load_network_state, predict
+from ..scenes.cars import CAR_SPLITS, DAMAGES, write_car_folder
+from ..scores import fit_thresholds
+from ..training import load_network_state, predict_pictures
 from ..weights import DEFAULT_ENCODER
 
 # %% ../../nbs/36_cars_run.ipynb #ff16be6b
@@ -55,16 +63,16 @@ class CarSets(NamedTuple):
 def read_car_sets(folder: str | Path,                 # in one of the three layouts
                   size: tuple[int, int],              # (h, w) to train at, pixels
                   *,
-                  classes: Sequence[str] = CLASSES,   # wanted
+                  classes: Sequence[str] = DAMAGES,   # wanted
                   keep_empty: bool = False,           # train on photos without any damage as well
                   seed: int = 0,                      # of the split, where the layout has none
                   ) -> CarSets:                       # three sets of one size
     "Read the photos, leave empty ones out of training, and note what a reader has to know."
     cars = read_cars(folder, classes, seed)
     parts = {}
-    for split in SPLITS:
+    for split in CAR_SPLITS:
         parts[split] = [sample for sample in cars.samples if sample.split == split]
-    train, valid, test = (load_cars(parts[split], size, cars.classes) for split in SPLITS)
+    train, valid, test = (load_cars(parts[split], size, cars.classes) for split in CAR_SPLITS)
     kept = train if keep_empty else leave_out_empty(train)
     notes = list(cars.notes)
     left_out = len(train.names) - len(kept.names)
@@ -123,7 +131,7 @@ def train_car_arms(arms: dict[str, Samples],     # from `training_arms`
     "Train one network per arm, each with its log; the arms differ in their labels alone."
     networks = {}
     logs = {}
-    share = 1.0 if run.weights == "none" or run.model in ZERO else 0.1
+    share = encoder_share(run.model, run.weights)
     settings = {"classes": list(sets.classes), "run": plain_settings(run)}
     for number, (arm, train) in enumerate(arms.items()):
         networks[arm] = _network(run, len(sets.classes))
@@ -152,14 +160,14 @@ def judge_cars(sets: CarSets,                     # from `read_car_sets`
     rows = []
     answers = {}
     for arm, network in networks.items():
-        probs = predict(network, sets.valid.pictures)
-        thresholds = fit_thresholds(probs, sets.valid)
+        probs = predict_pictures(network, sets.valid.pictures)
+        thresholds = fit_thresholds(probs, sets.valid.masks, sets.valid.known)
         scored = picture_scores(cut(probs, thresholds), sets.valid, sets.classes)
         found = scored.groupby("class")["dice"].mean()
         rows += [{"class": name, "arm": arm, "threshold": short_decimal(threshold),
                   "valid_dice": found.get(name, np.nan)}
                  for name, threshold in zip(sets.classes, thresholds)]
-        answers[arm] = cut(predict(network, sets.test.pictures), thresholds)
+        answers[arm] = cut(predict_pictures(network, sets.test.pictures), thresholds)
     table = pd.DataFrame(rows)
     ranked = table.sort_values("valid_dice", ascending=False, kind="stable")
     best = ranked.drop_duplicates("class").set_index("class").loc[list(sets.classes)]
@@ -313,7 +321,7 @@ def report_cars(sets: CarSets,             # from `read_car_sets`
                 ) -> Told:                 # tables, pictures and sections
     "What a run of the car pipeline has to say."
     drawn = _draw_all(sets, judgement, logs)
-    parts = zip(SPLITS, (sets.train, sets.valid, sets.test))
+    parts = zip(CAR_SPLITS, (sets.train, sets.valid, sets.test))
     photos = {name: len(part.names) for name, part in parts}
     record = dict(layout=sets.layout, classes=list(sets.classes), notes=list(sets.notes),
                   photos=photos, arms=list(logs),
@@ -337,8 +345,8 @@ def _check(run: CarRun) -> None:
     "Refuse what cannot work, before anything is read."
     check_size(run.size)
     named_loss(run.loss)
-    if not run.classes or not set(run.classes) <= set(CLASSES):
-        raise ValueError(f"--classes {','.join(run.classes)}: choose from {', '.join(CLASSES)}.")
+    if not run.classes or not set(run.classes) <= set(DAMAGES):
+        raise ValueError(f"--classes {','.join(run.classes)}: choose from {', '.join(DAMAGES)}.")
     _network(run, len(run.classes))
 
 
@@ -408,12 +416,13 @@ def car_models_experiment(seeds: Sequence[int] = (0, 1, 2),      # each: photos,
         train, valid, test = scene_sets(seed, counts, shape)
         for arm in arms:
             model, weights = CAR_MODEL_ARMS[arm]
-            network = car_network(model, len(CLASSES), weights=weights, seed=seed)
-            share = 0.1 if weights == "imagenet" else 1.0
+            network = car_network(model, len(DAMAGES), weights=weights, seed=seed)
+            share = encoder_share(model, weights)
             with TemporaryDirectory() as out:
                 train_cars(network, leave_out_empty(train), None, out, epochs=epochs, seed=seed,
                            learning_rate=3e-3, encoder_share=share)
-            thresholds = fit_thresholds(predict(network, valid.pictures), valid)
-            masks = cut(predict(network, test.pictures), thresholds)
+            watched = predict_pictures(network, valid.pictures)
+            thresholds = fit_thresholds(watched, valid.masks, valid.known)
+            masks = cut(predict_pictures(network, test.pictures), thresholds)
             tables.append(picture_scores(masks, test).round(4).assign(seed=seed, arm=arm))
     return pd.concat(tables, ignore_index=True)

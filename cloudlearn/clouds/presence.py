@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from .data import CLASSES, read_labels, write_submission
 from ..decisions import recall_threshold
 from ..encoders import build_classifier
 from ..learning import seeded
+from ..samples import Samples
+from ..scenes.clouds import CLOUD_CLASSES
+from ..submissions import read_labels, write_submission
 from ..training import PictureSet, fit, train_transform
 
 # %% ../../nbs/22_clouds_final.ipynb #aebfae8c
@@ -38,15 +40,15 @@ def presence_classifier(weights: str | Path = "imagenet",  # of the body: imagen
                         ) -> nn.Module:  # uint8 pictures (B, 3, h, w) -> logits (B, 4)
     "EfficientNet-Lite0 with one answer per cloud kind; every answer starts near one half."
     with seeded(seed):
-        network = build_classifier(classes=len(CLASSES), weights=weights)
+        network = build_classifier(classes=len(CLOUD_CLASSES), weights=weights)
         nn.init.normal_(network[-1].classifier.weight, std=0.001)
         nn.init.zeros_(network[-1].classifier.bias)
     return network
 
 # %% ../../nbs/22_clouds_final.ipynb #a335260e
 def train_presence(network: nn.Module,          # from `presence_classifier`; trained in place
-                   train: tuple[np.ndarray, np.ndarray],  # (N, h, w, 3), (N, 4)
-                   valid: tuple[np.ndarray, np.ndarray],  # watched, never chosen by
+                   train: Samples,              # with labels
+                   valid: Samples,              # watched, never chosen by
                    out: str | Path,             # folder for weights, log and checkpoint
                    *,
                    epochs: int = 7,             # times that every picture is seen
@@ -59,9 +61,11 @@ def train_presence(network: nn.Module,          # from `presence_classifier`; tr
                    learning_rate: float = 1e-3,  # highest rate, of the head
                    ) -> pd.DataFrame:           # the log, one row an epoch
     "Train with binary cross-entropy on uint8 pictures and bool presence: one question per class."
-    return fit(network.train(), PictureSet(*train, train_transform()), PictureSet(*valid), out,
-               name="presence", epochs=epochs, seed=seed, encoder_share=encoder_share,
-               resume=resume, progress=progress, settings=settings, batch_size=batch_size,
+    learn = PictureSet(train.pictures, train.labels, train_transform())
+    watch = PictureSet(valid.pictures, valid.labels)
+    return fit(network.train(), learn, watch, out, name="presence",
+               epochs=epochs, seed=seed, encoder_share=encoder_share, resume=resume,
+               progress=progress, settings=settings, batch_size=batch_size,
                learning_rate=learning_rate,
                loss=nn.functional.binary_cross_entropy_with_logits)
 
@@ -76,7 +80,7 @@ def presence_thresholds(present: np.ndarray,    # (N, C) bool: the class is in t
     if present.ndim != 2 or present.shape != probs.shape:
         raise ValueError(f"presence {present.shape} and probabilities {probs.shape} "
                          "must both be pictures by classes")
-    names = CLASSES if present.shape[1] == len(CLASSES) else range(present.shape[1])
+    names = CLOUD_CLASSES if present.shape[1] == len(CLOUD_CLASSES) else range(present.shape[1])
     cuts = []
     for name, true, prob in zip(names, present.T, probs.T):
         try:

@@ -20,22 +20,43 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from .data import (CLASSES, SUBMISSION_SHAPE, VALIDATION_SHARE, check_folder,
-                                    judging_faults, label_masks, score_submission, write_labels)
-from .presence import (blank_pairs, presence_classifier, presence_thresholds,
-                                        train_presence, write_final)
-from .segment import (AREAS, Cuts, cut_maps, fit_cuts, pair_tables,
-                                       probability_maps, read_cuts, segmenter, train_segmenter,
-                                       write_first)
+from .data import label_masks, score_submission
+from cloudlearn.clouds.presence import (
+    blank_pairs,
+    presence_classifier,
+    presence_thresholds,
+    train_presence,
+    write_final,
+)
+from cloudlearn.clouds.segment import (
+    AREAS,
+    Cuts,
+    cut_maps,
+    fit_cuts,
+    pair_tables,
+    probability_maps,
+    read_cuts,
+    segmenter,
+    train_segmenter,
+    write_first,
+)
 from ..decisions import show_pr_curve
-from ..encoders import ZERO
+from ..encoders import encoder_share
 from ..files import load_pictures, read_picture, split_pictures
 from ..losses import named_loss
-from ..report import figure_png, show_decisions, show_ladder, show_log, step_gains
+from ..report import figure_png, show_decisions, show_ladder, show_log
 from ..runs import CloudRun, Pipeline, Told, plain_settings, read_record, timed
-from ..scenes.clouds import cloud_scene, write_cloud_folder
-from ..scores import dice_summary
-from ..training import load_network_state, predict
+from ..samples import Samples, all_known, pick
+from ..scenes.clouds import CLOUD_CLASSES, cloud_scene, write_cloud_folder
+from ..scores import dice_summary, step_gains
+from cloudlearn.submissions import (
+    SUBMISSION_SHAPE,
+    VALIDATION_SHARE,
+    check_folder,
+    judging_faults,
+    write_labels,
+)
+from ..training import load_network_state, predict_pictures
 
 # %% ../../nbs/24_clouds_run.ipynb #774dd0eb
 def cross_fit(present: np.ndarray,   # (N, C) bool: which classes are in which validation picture
@@ -76,8 +97,7 @@ class Clouds(NamedTuple):
     "All that is read before training: N labelled pictures, their split, and whose answers to send."
     folder: Path            # the competition's layout
     labels: pd.DataFrame    # N pictures by four classes, run lengths
-    pictures: np.ndarray    # (N, h, w, 3) uint8
-    masks: np.ndarray       # (N, 4, h, w) bool
+    samples: Samples        # the same pictures at the training size, with masks and labels
     train: np.ndarray       # indices into N
     valid: np.ndarray       # indices into N
     submit: list[str]       # test pictures, or the validation pictures where there are none
@@ -94,16 +114,18 @@ def read_clouds(folder: str | Path,      # the competition's layout
     labels, test = check_folder(folder)
     faults = judging_faults(labels, folder / "train.csv", share, seed)
     if faults: raise ValueError(faults[0])
-    train, valid = split_pictures((labels != "").to_numpy(), share, seed)
+    present = (labels != "").to_numpy()
+    train, valid = split_pictures(present, share, seed)
     masks = label_masks(labels, size, source=str(folder / "train.csv"))
     pictures = load_pictures(folder / "train_images", labels.index, size)
+    samples = all_known(labels.index, pictures, masks=masks, labels=present)
     submit = list(labels.index[valid])
     place = folder / "train_images"
     if test:
         submit = test
         place = folder / "test_images"
         load_pictures(place, test, (35, 52))   # for its faults alone
-    return Clouds(folder, labels, pictures, masks, train, valid, submit, place)
+    return Clouds(folder, labels, samples, train, valid, submit, place)
 
 
 def _truths(clouds: Clouds) -> Iterator[np.ndarray]:
@@ -118,20 +140,16 @@ def train_both(clouds: Clouds,                # from `read_clouds`
                seconds: dict[str, float],     # per stage, filled in here
                ) -> dict[str, pd.DataFrame]:  # name of the network -> its log
     "Train the U-Net on the masks, and the classifier on presence, for half as many epochs."
-    parts = (clouds.train, clouds.valid)
-    present = (clouds.labels != "").to_numpy()
-    masks = [(clouds.pictures[rows], clouds.masks[rows]) for rows in parts]
-    presence = [(clouds.pictures[rows], present[rows]) for rows in parts]
-    pretrained = run.weights != "none"
+    parts = pick(clouds.samples, clouds.train), pick(clouds.samples, clouds.valid)
     shared = dict(out=run.out, seed=run.seed, batch_size=run.batch_size, resume=run.resume,
                   progress=run.progress, settings={"run": plain_settings(run)})
     with timed(seconds, "training the U-Net"):
-        share = 0.1 if pretrained and run.model not in ZERO else 1.0
-        log = train_segmenter(networks[0], *masks, epochs=run.epochs, loss=named_loss(run.loss),
+        share = encoder_share(run.model, run.weights)
+        log = train_segmenter(networks[0], *parts, epochs=run.epochs, loss=named_loss(run.loss),
                               encoder_share=share, **shared)
     with timed(seconds, "training the classifier"):
-        share = 0.1 if pretrained else 1.0
-        presence_log = train_presence(networks[1], *presence, epochs=max(2, run.epochs // 2),
+        share = encoder_share("classifier", run.weights)
+        presence_log = train_presence(networks[1], *parts, epochs=max(2, run.epochs // 2),
                                       encoder_share=share, **shared)
     return {"U-Net": log, "presence classifier": presence_log}
 
@@ -154,10 +172,10 @@ def judge_clouds(clouds: Clouds,         # from `read_clouds`
                  seed: int = 0,          # of the halves and the bootstrap
                  ) -> Judgement:         # ladder, cuts, thresholds, and the scores of every pair
     "Score the steps on the validation pictures, and choose the cuts for the submissions."
-    pictures = clouds.pictures[clouds.valid]
+    pictures = clouds.samples.pictures[clouds.valid]
     present = np.stack([masks.any(axis=(1, 2)) for masks in _truths(clouds)])
-    presence = predict(networks[1], pictures)
-    plain = Cuts((0.5,) * len(CLASSES), (0,) * len(CLASSES))
+    presence = predict_pictures(networks[1], pictures)
+    plain = Cuts((0.5,) * len(CLOUD_CLASSES), (0,) * len(CLOUD_CLASSES))
     tables = {way: pair_tables(probability_maps(networks[0], pictures, way), _truths(clouds))
               for way in {False, flips}}
     steps = {"blank": (~present).astype(float), "raw": read_cuts(tables[False], plain)}
@@ -179,13 +197,13 @@ def write_submissions(clouds: Clouds,          # from `read_clouds`
                       ) -> dict[str, float]:   # mean Dice of both, where the truth is at hand
     "Write both submissions, and score them where the withheld labels are there."
     out = Path(out)
-    size = clouds.pictures.shape[1:3]
+    size = clouds.samples.pictures.shape[1:3]
     names = clouds.submit
     folder = clouds.submit_folder
     first = write_first(out / "first_submission.csv", networks[0], folder, names,
                         size=size, cuts=judgement.cuts, flips=flips)
     chunks = [names[start:start + 64] for start in range(0, len(names), 64)]
-    probs = np.concatenate([predict(networks[1], load_pictures(folder, chunk, size))
+    probs = np.concatenate([predict_pictures(networks[1], load_pictures(folder, chunk, size))
                             for chunk in chunks])
     final = write_final(out / "final_submission.csv", first, probs, judgement.thresholds)
     truth = clouds.folder / "test_labels.csv"
@@ -201,7 +219,7 @@ def decision_table(judgement: Judgement,  # from `judge_clouds`
     "The chosen cuts, one row a class, and how well presence is told."
     pairs = zip(judgement.present.T, judgement.presence.T)
     auc = [roc_auc_score(true, prob) if 0 < true.mean() < 1 else np.nan for true, prob in pairs]
-    return pd.DataFrame({"class": CLASSES,
+    return pd.DataFrame({"class": CLOUD_CLASSES,
                          "pixel_threshold": np.round(judgement.cuts.thresholds, 2),
                          "minimum_area": judgement.cuts.areas,
                          "presence_threshold": judgement.thresholds,
@@ -215,7 +233,7 @@ def _draw_pictures(clouds: Clouds, network: nn.Module, judgement: Judgement, *,
     rows = np.linspace(0, len(clouds.valid) - 1, count).astype(int)
     figure, axes = plt.subplots(len(rows), 4, figsize=(12, 2.2 * len(rows)), squeeze=False)
     figure.subplots_adjust(0, 0, 1, 1, wspace=0.03, hspace=0.12)
-    maps = probability_maps(network, clouds.pictures[clouds.valid[rows]], flips)
+    maps = probability_maps(network, clouds.samples.pictures[clouds.valid[rows]], flips)
     for line, row, four in zip(axes, rows, maps):
         name = clouds.labels.index[clouds.valid[row]]
         picture = read_picture(clouds.folder / "train_images" / name, SUBMISSION_SHAPE)
@@ -223,7 +241,7 @@ def _draw_pictures(clouds: Clouds, network: nn.Module, judgement: Judgement, *,
         first = cut_maps(four, judgement.cuts)
         final = first & (judgement.presence[row] >= judgement.thresholds)[:, None, None]
         answers = {"truth": truth, "first": first, "final": final}
-        show_decisions(picture, answers, CLASSES, axes=line, title=name)
+        show_decisions(picture, answers, CLOUD_CLASSES, axes=line, title=name)
     return figure_png(figure, dpi=90)
 
 
@@ -234,7 +252,7 @@ def _draw_curves(judgement: Judgement, logs: dict[str, pd.DataFrame]) -> dict[st
         show_log(log, ax, name)
     curves, axes = plt.subplots(2, 2, figsize=(9, 7), layout="constrained")
     columns = (judgement.present.T, judgement.presence.T, judgement.thresholds)
-    for ax, name, true, prob, cut in zip(axes.ravel(), CLASSES, *columns):
+    for ax, name, true, prob, cut in zip(axes.ravel(), CLOUD_CLASSES, *columns):
         show_pr_curve(true, prob, {"threshold": float(cut)}, name, ax=ax)
     ladder = show_ladder(judgement.ladder).figure
     figures = {"ladder": ladder, "training": training, "precision_recall": curves}
@@ -245,7 +263,8 @@ def _pair_table(clouds: Clouds, judgement: Judgement) -> pd.DataFrame:
     "A row for every validation picture and class: what is there, what was believed, every Dice."
     names = clouds.labels.index[clouds.valid]
     columns = {"present": judgement.present, "presence": judgement.presence} | judgement.steps
-    pairs = {"picture": np.repeat(names, len(CLASSES)), "class": np.tile(CLASSES, len(names))}
+    pairs = {"picture": np.repeat(names, len(CLOUD_CLASSES)),
+             "class": np.tile(CLOUD_CLASSES, len(names))}
     return pd.DataFrame(pairs | {name: values.ravel() for name, values in columns.items()})
 
 # %% ../../nbs/24_clouds_run.ipynb #29a366fb
@@ -365,11 +384,11 @@ MODEL_ARMS = {   # arm -> model and encoder weights
     "unet-zero": ("unet-zero", "none"), "deeplabv3-zero": ("deeplabv3-zero", "none")}
 
 
-def _scene_set(seeds: range, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    "Pictures (N, h, w, 3) and labels (N, 4, h, w) of generated scenes."
+def _scene_set(seeds: range, shape: tuple[int, int]) -> Samples:
+    "Pictures of generated scenes with their labels."
     scenes = [cloud_scene(seed, shape) for seed in seeds]
     pictures = np.stack([scene.picture for scene in scenes])
-    return pictures, np.stack([scene.masks for scene in scenes])
+    return all_known(map(str, seeds), pictures, masks=np.stack([scene.masks for scene in scenes]))
 
 
 def models_experiment(seeds: Sequence[int] = (0, 1, 2),      # each: scenes, start and order
@@ -382,26 +401,25 @@ def models_experiment(seeds: Sequence[int] = (0, 1, 2),      # each: scenes, sta
     "The course's networks beside the library's: Dice under the plain cut and under fitted ones."
     tables = []
     areas = AREAS * shape[0] * shape[1] // (SUBMISSION_SHAPE[0] * SUBMISSION_SHAPE[1])
-    plain = Cuts((0.5,) * len(CLASSES), (0,) * len(CLASSES))
+    plain = Cuts((0.5,) * len(CLOUD_CLASSES), (0,) * len(CLOUD_CLASSES))
     for seed in seeds:
         ends = 10_000 * (seed + 1) + np.cumsum([0, *counts])
         train, valid, test = (_scene_set(range(a, b), shape) for a, b in zip(ends, ends[1:]))
-        watched = (valid[0][:8], valid[1][:8])
+        watched = pick(valid, slice(8))
         for arm in arms:
             model, weights = MODEL_ARMS[arm]
             network = segmenter(weights=weights, seed=seed, model=model)
-            share = 0.1 if weights == "imagenet" else 1.0
             with TemporaryDirectory() as out:
                 train_segmenter(network, train, watched, out, epochs=epochs, seed=seed,
-                                encoder_share=share, progress=False)
-            fit, score = (pair_tables(predict(network, pictures), masks, areas=areas)
-                          for pictures, masks in (valid, test))
+                                encoder_share=encoder_share(model, weights), progress=False)
+            fit, score = (pair_tables(predict_pictures(network, part.pictures), part.masks,
+                                      areas=areas) for part in (valid, test))
             raw = read_cuts(score, plain, areas=areas)
             chosen = read_cuts(score, fit_cuts(fit, areas=areas), areas=areas)
             tables.append(pd.DataFrame({
                 "seed": seed, "arm": arm,
-                "picture": np.repeat(np.arange(len(raw)), len(CLASSES)),
-                "class": np.tile(CLASSES, len(raw)),
-                "present": test[1].any(axis=(2, 3)).ravel(),
+                "picture": np.repeat(np.arange(len(raw)), len(CLOUD_CLASSES)),
+                "class": np.tile(CLOUD_CLASSES, len(raw)),
+                "present": test.masks.any(axis=(2, 3)).ravel(),
                 "raw": raw.ravel().round(4), "dice": chosen.ravel().round(4)}))
     return pd.concat(tables, ignore_index=True)
