@@ -93,7 +93,8 @@ def _known_planes(logits: torch.Tensor,     # (B, C, H, W)
 def _settings_of(*terms: Callable) -> list[str]:
     "What can be set in these terms: their parameters after logits and target."
     names = []
-    for term in terms: names += list(inspect.signature(term).parameters)[2:]
+    for term in terms:
+        names += list(inspect.signature(term).parameters)[2:]
     return names
 
 def _settings_for(c: int,           # number of the class

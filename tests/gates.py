@@ -1064,33 +1064,55 @@ def modules_once(course):
     ]
 
 
-def no_circle(course):
-    "No module imports, over any number of others, itself."
-    needs = {
-        notebook.module: {
+WINGS = ("clouds", "cars", "xray")
+ROOFS = ("cli", "prediction")  # what may know all wings
+
+
+def needs_of(course):
+    "What each module imports of the others, wherever in its cells the import stands."
+    modules = {
+        notebook.module: [
             name for cell in notebook.code if cell.exported for _, name in imported(cell.tree)
-        }
+        ]
         for notebook in [*course.lessons, *course.workshop]
         if notebook.module
     }
-    needs = {
+    return {
         module: {
             other
-            for other in needs
+            for other in modules
             for name in names
             if f"{name}.".startswith(f"cloudlearn.{other}.")
         }
-        for module, names in needs.items()
+        for module, names in modules.items()
     }
-    found, reached = [], {module: set(others) for module, others in needs.items()}
+
+
+def no_circle(course):
+    "No module imports, over any number of others, itself."
+    needs = needs_of(course)
+    reached = {module: set(others) for module, others in needs.items()}
     for middle in reached:
         for module in reached:
             if middle in reached[module]:
                 reached[module] |= reached[middle]
-    for module in reached:
-        if module in reached[module]:
-            over = ", ".join(sorted(needs[module]))
-            found.append(f"cloudlearn.{module} needs itself over {over}; break the circle")
+    return [
+        f"cloudlearn.{module} needs itself over {', '.join(sorted(needs[module]))}; break it"
+        for module in reached
+        if module in reached[module]
+    ]
+
+
+def wings_apart(course):
+    "Clouds, cars and X-rays stand side by side: none needs another, and only the roof knows them."
+    found = []
+    for module, others in needs_of(course).items():
+        wing = module.split(".")[0]
+        for other in sorted(others):
+            there = other.split(".")[0]
+            if there in WINGS and wing != there and module not in ROOFS:
+                mend = "move what both need to a lesson below or to the workshop"
+                found.append(f"cloudlearn.{module} imports cloudlearn.{other}; {mend}")
     return found
 
 

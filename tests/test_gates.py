@@ -486,7 +486,25 @@ def test_a_circle_is_refused(tmp_path):
         ],
     )
     found = gates.no_circle(gates.Course(tmp_path))
-    assert len(found) == 2 and all("break the circle" in fault for fault in found)
+    assert len(found) == 2 and all("needs itself" in fault for fault in found)
+
+
+def test_a_wing_that_needs_another_is_refused(tmp_path):
+    course_with(tmp_path)
+
+    def workshop(name, module, source):
+        cells = [("code", f"#| default_exp {module}", None), ("code", f"#| export\n{source}", None)]
+        write(tmp_path / "nbs" / "workshop" / f"{name}.ipynb", cells)
+        return gates.wings_apart(gates.Course(tmp_path))
+
+    assert workshop("cars", "cars.run", "from cloudlearn.next import ANSWER") == []
+    assert workshop("cli", "cli", "def cars():\n    from cloudlearn.cars import run") == []
+    found = workshop("clouds", "clouds.run", "from cloudlearn.cars.run import ANSWER")
+    assert [complaint.split(";")[0] for complaint in found] == [
+        "cloudlearn.clouds.run imports cloudlearn.cars.run"
+    ]
+    found = workshop("report", "report", "import cloudlearn.cars.run")
+    assert any("cloudlearn.report imports" in complaint for complaint in found)
 
 
 def test_heavy_import_is_refused():

@@ -60,6 +60,10 @@ def test_no_circle():
     insist(gates.no_circle(COURSE))
 
 
+def test_wings_apart():
+    insist(gates.wings_apart(COURSE))
+
+
 def test_modules_once():
     insist(gates.modules_once(COURSE))
 

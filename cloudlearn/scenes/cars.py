@@ -471,7 +471,8 @@ def _photograph(car: Car, rng: np.random.Generator, shape: tuple[int, int], gap:
     within = float(rng.uniform(0.01, 0.1)) * (1 + 0.6 * cloud_field(rng, shape, 0.05, 0.3))
     cover = np.clip(0.5 - outside * shape[0], 0, 1)[..., None]
     picture += cover * (within[..., None] - picture)
-    for part in car.parts: covered |= _add_part(part, rng, picture, seen, x=x, y=y)
+    for part in car.parts:
+        covered |= _add_part(part, rng, picture, seen, x=x, y=y)
     return _expose(rng, picture, car.kind), np.stack([dented, scratched, gaping]) & ~covered
 
 # %% ../../nbs/workshop/scenes_cars.ipynb #ab3af346

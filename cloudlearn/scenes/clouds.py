@@ -322,7 +322,8 @@ def cloud_scene(seed: int,                                 # from 0; one seed, o
     picture = (sea + white * (241 - sea)).astype(np.uint8)
     picture[swath] = 0
     truth = np.zeros((len(CLOUD_CLASSES), *shape), bool)
-    for label, margin in zip(labels, margins): truth[label] |= cv2.resize(margin, shape[::-1]) > 0
+    for label, margin in zip(labels, margins):
+        truth[label] |= cv2.resize(margin, shape[::-1]) > 0
     return Scene(picture, _paint(boxes, shape) & ~swath, truth & ~swath, swath)
 
 # %% ../../nbs/workshop/scenes_clouds.ipynb #9d408b50
@@ -368,5 +369,6 @@ def write_cloud_folder(folder: str | Path,                     # target; must no
     if train < 1 or test < 0:
         raise ValueError("a folder needs at least 1 training and 0 test pictures, "
                          f"got {train} and {test}")
-    with whole_folder(folder) as work: _fill(work, train, test, seed=seed, shape=shape)
+    with whole_folder(folder) as work:
+        _fill(work, train, test, seed=seed, shape=shape)
     return folder
