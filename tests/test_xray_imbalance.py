@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import balanced_accuracy_score, log_loss, recall_score, roc_auc_score
@@ -75,6 +75,7 @@ def test_one_class_has_no_weights(ill):
 
 
 @given(st.floats(0, 1), st.floats(0.01, 100))
+@example(1.0, 1 / 3)  # was 1.0000000000000002
 def test_weights_multiply_odds_and_can_be_undone(prob, weight):
     moved = reweigh(prob, weight)
     assert 0 <= moved <= 1 and np.isclose(reweigh(moved, 1 / weight), prob, atol=1e-9)

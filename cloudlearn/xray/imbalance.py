@@ -68,7 +68,7 @@ def reweigh(prob: np.ndarray,    # (...) probabilities of pneumonia
     "An honest probability when positives count `weight` times (Elkan 2001); 1 / weight undoes it."
     if not weight > 0: raise ValueError(f"a weight is above 0, got {weight}")
     prob = np.asarray(prob, dtype=float)
-    return weight * prob / (weight * prob + 1 - prob)
+    return weight * prob / (weight * prob + (1 - prob))   # so that a certainty stays one
 
 # %% ../../nbs/40_xray_imbalance.ipynb #a2673018
 def reliability(true: np.ndarray,    # (N,) bool
