@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['app', 'sentence', 'Terminated', 'stop_on_sigterm', 'sentences', 'parse_size', 'check_place', 'check_encoder',
-           'parse_choice', 'add_run', 'score', 'main', 'check', 'find_experiment', 'experiment']
+           'parse_choice', 'add_run', 'score', 'main', 'predict', 'compare', 'parse_date', 'parse_box', 'fetch',
+           'check', 'find_experiment', 'experiment']
 
 # %% ../nbs/workshop/cli.ipynb #1adc61e0
+import datetime
 import inspect
 import json
 import os
@@ -22,8 +24,17 @@ from typing import Annotated
 
 import typer
 
-from .prediction import pipeline_of
-from .runs import CarRun, CloudRun, Run, XrayRun, complete, execute, run_from_settings
+from .prediction import class_scores, mask_scores, pipeline_of, predict_files
+from cloudlearn.runs import (
+    CarRun,
+    CloudRun,
+    Run,
+    TrainRun,
+    XrayRun,
+    complete,
+    execute,
+    run_from_settings,
+)
 
 # %% ../nbs/workshop/cli.ipynb #8cc8252f
 def sentence(error: Exception,  # what was raised
@@ -146,19 +157,34 @@ def _parameter(item: Field) -> inspect.Parameter:
     if "scenes" in about:
         said += (f"; {_shown(about['scenes'])} for scenes "
                  f"and {_shown(about['data'])} for data if not given.")
+    if about.get("argument"):
+        shown = typer.Argument(metavar=about["metavar"], help=said)
+        return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY,
+                                 annotation=Annotated[Path, shown])
     if item.name == "data":
         said += " Without it: generated scenes."
     kind = item.type
     default = item.default
     if kind is tuple or kind == tuple | None:
         kind = str | None
-        default = ",".join(default) if default else None
+        between = "x" if item.name == "size" else ","
+        default = between.join(map(str, default)) if default else None
     choices = "|".join(about["choices"]) if "choices" in about else None
     metavar = "HxW" if item.name == "size" else about.get("metavar") or choices
     name = f"--{item.name.replace('_', '-')}"
     shown = typer.Option(name, metavar=metavar, help=said)
     return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY,
                              default=default, annotation=Annotated[kind, shown])
+
+
+def _classes(text: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    "Names of classes: out of those that are known, or any where none is known beforehand."
+    if text is None: return known
+    if known: return parse_choice("--classes", text, known)
+    names = [name.strip() for name in text.split(",")]
+    if not all(names) or len(set(names)) < len(names):
+        raise ValueError(f"--classes {text}: write different names with commas between.")
+    return tuple(names)
 
 
 def _asked(settings: type, options: dict, typed: set[str], config: Path | None) -> Run:
@@ -173,18 +199,20 @@ def _asked(settings: type, options: dict, typed: set[str], config: Path | None) 
                    for name, value in options.items()}
     if isinstance(options["size"], str):
         options["size"] = parse_size(options["size"])
-    if isinstance(options.get("classes"), str):
+    if isinstance(options.get("classes", ()), str | None):
         known = next(item.default for item in fields(settings) if item.name == "classes")
-        options["classes"] = parse_choice("--classes", options["classes"], known)
+        options["classes"] = _classes(options["classes"], known)
     return complete(settings(**options))
 
 
 def add_run(name: str,         # of the command
-            settings: type,    # CloudRun, CarRun or XrayRun: its fields are the options
+            settings: type,    # CloudRun, CarRun, ...: its fields are the options
             promise: str,      # what the command does, for its help
             ) -> None:
     "Add the command of a pipeline."
-    shown = [item for item in fields(settings) if item.name not in ("progress", "batch_size")]
+    hidden = ("progress", "batch_size")
+    shown = [item for item in fields(settings)
+             if item.metadata.get("shown", item.name not in hidden)]
 
     def command(context: typer.Context, config: Path | None, **options: object) -> None:
         with sentences():
@@ -218,24 +246,43 @@ add_run("cars", CarRun,
 add_run("xray", XrayRun,
         "Train a classifier without and with class weights; "
         "write scores, curves and a report. A lesson, not a diagnosis.")
+add_run("train", TrainRun,
+        "Train a network on your own labelled pictures; write scores, masks and a report.")
 
 # %% ../nbs/workshop/cli.ipynb #84faf3d2
 @app.command()
 def score(
     submission: Annotated[Path, typer.Argument(metavar="SUBMISSION.csv",
-                                               help="Run lengths at 350x525.")],
+                                               help="Run lengths at 350x525; "
+                                                    "or a folder with masks/CLASS/NAME.png.")],
     truth: Annotated[Path, typer.Argument(metavar="TRUTH.csv",
                                           help="The same pictures, with run lengths at 1400x2100 "
-                                               "(as in train.csv) or at 350x525.")],
+                                               "(as in train.csv) or at 350x525; "
+                                               "or a folder with labels as CLASS/NAME.png.")],
 ) -> None:
-    "Print the competition's mean Dice of SUBMISSION against TRUTH."
+    "Print the mean Dice of SUBMISSION against TRUTH; both are CSV files, or both are folders."
     with sentences():
+        if submission.is_dir() or truth.is_dir(): return _score_folders(submission, truth)
         from cloudlearn.clouds.data import score_submission
         scores = score_submission(submission, truth)
         typer.echo(f"{len(scores)} pictures")
         for name, value in scores.mean().items():
             typer.echo(f"{name:7s} {value:.4f}")
         typer.echo(f"dice {scores.to_numpy().mean():.4f}")
+
+
+def _score_folders(pred: Path, truth: Path) -> None:
+    "Print a table class by class, and the mean over all labelled pairs."
+    for place, other in ((pred, truth), (truth, pred)):
+        if place.is_file():
+            raise ValueError(f"{place} is a file and {other} a folder; "
+                             "give two CSV files, or two folders with masks.")
+    pairs, notes = mask_scores(pred, truth)
+    for note in notes:
+        typer.echo(note)
+    table = class_scores(pairs)
+    typer.echo(table.to_string(index=False, float_format="%.4f"))
+    typer.echo(f"dice {pairs['dice'].mean():.4f}")
 
 
 def main() -> None:
@@ -250,6 +297,91 @@ def main() -> None:
     stop_on_sigterm()
     app()
 
+# %% ../nbs/workshop/cli.ipynb #3cf3cc5d
+@app.command()
+def predict(
+    sources: Annotated[list[str], typer.Argument(
+        metavar="SOURCE", help="Pictures: files, folders (without their subfolders), "
+                                  "or patterns such as 'photos/*.jpg'.")],
+    run: Annotated[Path, typer.Option("--run", metavar="RUN_DIR",
+                                      help="The folder of a finished run.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR",
+                                      help="Folder for the results; the same command goes on "
+                                           "where it was stopped.")],
+    write: Annotated[str | None, typer.Option(
+        "--write", metavar="LIST", help="Some of png, coco and csv, with commas between; "
+                                        "png,coco if not given, for clouds csv as well.")] = None,
+    flips: Annotated[bool, typer.Option(
+        "--flips", help="Average the probability maps over the four flips: "
+                        "slower, usually better.")] = False,
+) -> None:
+    "Draw masks on new pictures with a finished run, as PNG, COCO or CSV."
+    with sentences():
+        check_place(out, "none")
+        try:
+            done = predict_files(sources, run, out, write=write, flips=flips)
+        except KeyboardInterrupt as error:
+            typer.echo("cloudlearn: stopped. The same command goes on where it was.", err=True)
+            number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+            raise typer.Exit(128 + number) from None
+    for name, count in done.shown.items():
+        typer.echo(f"{name} in {count} of {done.pictures}")
+    typer.echo(f"{done.pictures} pictures, {done.before} of them done before")
+    if done.unreadable:
+        typer.echo(f"unreadable: {len(done.unreadable)}, listed in {out / 'unreadable.txt'}")
+    if not done.pictures: raise typer.Exit(2)
+    typer.echo(f"results: {out}")
+
+# %% ../nbs/workshop/cli.ipynb #60946a7f
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN ...",
+                                               help="Folders of finished runs of one pipeline.")],
+) -> None:
+    "Lay finished runs side by side: the settings in which they differ, and every score."
+    with sentences():
+        from cloudlearn.runs import compare_runs
+        typer.echo(compare_runs(runs).to_string())
+
+# %% ../nbs/workshop/cli.ipynb #17899fcc
+def parse_date(text: str,            # "2018-07-01"
+               ) -> datetime.date:   # the day
+    "A day, or a sentence."
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"--date {text}: write it like 2018-07-01.") from None
+
+
+def parse_box(text: str,                                    # "-61,10,-40,24"
+              ) -> tuple[float, float, float, float]:       # west, south, east, north, in degrees
+    "Four numbers, or a sentence."
+    try:
+        west, south, east, north = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--box {text}: write west,south,east,north in degrees, "
+                         "like -61,10,-40,24.") from None
+    return west, south, east, north
+
+
+@app.command()
+def fetch(
+    date: Annotated[str, typer.Option("--date", metavar="DAY", help="Like 2018-07-01, in UTC.")],
+    box: Annotated[str, typer.Option("--box", metavar="W,S,E,N",
+                                     help="West, south, east, north in degrees.")],
+    out: Annotated[Path | None, typer.Option(
+        "--out", metavar="FILE", help="The picture; clouds-DAY.jpg if not given.")] = None,
+    size: Annotated[str | None, typer.Option(
+        "--size", metavar="HxW", help="Pixels; a hundred a degree if not given.")] = None,
+) -> None:
+    "Bring one MODIS true-colour picture of a day and a box from NASA's public service."
+    with sentences():
+        from cloudlearn.worldview import fetch_snapshot
+        day = parse_date(date)
+        path = fetch_snapshot(day, parse_box(box), out or Path(f"clouds-{day}.jpg"),
+                              size=parse_size(size))
+        typer.echo(str(path))
+
 # %% ../nbs/workshop/cli.ipynb #ab574a19
 def _list_faults(faults: list[str]) -> None:
     "Say every fault and end with status 2; nothing if there is none."
@@ -262,9 +394,9 @@ def _list_faults(faults: list[str]) -> None:
 def check(
     folder: Annotated[Path, typer.Argument(metavar="DIR",
                                            help="The competition's folder of clouds, "
-                                                "car photos in SOCAR folders, "
-                                                "with a VIA or with a COCO file, "
-                                                "or X-rays in {train,test}/{NORMAL,PNEUMONIA}.")],
+                                                "X-rays in {train,test}/{NORMAL,PNEUMONIA}, "
+                                                "or labelled pictures: SOCAR folders, images/ "
+                                                "and masks/, VIA 2, COCO, YOLO-seg or labelme.")],
 ) -> None:
     "List every fault of the data in DIR, or say what was found."
     with sentences():
@@ -282,12 +414,19 @@ def check(
             parts = [file.split for file in read_chest(folder).files]
             return typer.echo(f"{folder}: X-rays, {parts.count('train')} pictures to train on, "
                               f"{parts.count('test')} to test, no faults")
-        from cloudlearn.formats import check_cars, read_cars
-        _list_faults(check_cars(folder))
-        cars = read_cars(folder)
-        for note in cars.notes:
+        from cloudlearn.formats import check_labelled, read_labelled
+        from cloudlearn.scenes.cars import DAMAGES
+        damaged = any((folder / name).is_dir() for name in DAMAGES)
+        classes = DAMAGES if damaged else None    # a folder of car damage has all three
+        _list_faults(check_labelled(folder, classes))
+        found = read_labelled(folder, classes)
+        for note in found.notes:
             typer.echo(note)
-        typer.echo(f"{folder}: cars, {cars.layout} layout, {len(cars.samples)} photos, no faults")
+        count = len(found.samples)
+        if found.layout == "socar":
+            return typer.echo(f"{folder}: cars, socar layout, {count} photos, no faults")
+        typer.echo(f"{folder}: {found.layout} layout, {count} pictures, "
+                   f"classes {', '.join(found.classes)}, no faults")
 
 
 def find_experiment(name: str,        # as typed

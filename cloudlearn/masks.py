@@ -8,6 +8,7 @@ __all__ = ['COLOURS', 'MAX_PIXELS', 'rle_runs', 'rle_decode', 'rle_encode', 'res
 
 # %% ../nbs/01_masks.ipynb #a060fa4d
 import re
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
@@ -21,10 +22,15 @@ MAX_PIXELS = 2**28   # of a mask, 256 MiB as bool: a wrong size must not fill th
 def _shape(shape: tuple[int, int],   # (height, width)
            ) -> tuple[int, int]:     # the same as whole numbers
     "Check that a mask's size is two whole numbers from 1 and not above `MAX_PIXELS`."
-    size = tuple(int(n) for n in shape)
-    if len(size) != 2 or min(size) < 1 or size != tuple(shape):
+    try:
+        size = tuple(int(n) for n in shape)
+        whole = len(size) == 2 and min(size) >= 1 and size == tuple(shape)
+    except (TypeError, ValueError, OverflowError):
+        whole = False
+    if not whole:
+        said = tuple(shape) if isinstance(shape, Iterable) else shape
         raise ValueError("a mask's shape is (height, width), two whole numbers from 1; "
-                         f"got {tuple(shape)}")
+                         f"got {said!r}")
     if size[0] * size[1] > MAX_PIXELS:
         raise ValueError(f"a mask of {size[0]} x {size[1]} pixels is above the limit of "
                          f"{MAX_PIXELS}; check the size")

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['LOCK', 'PACKAGES', 'Run', 'refuse_overlap', 'weights_file', 'foreign_files', 'open_run', 'clear_run', 'versions',
-           'timed', 'option', 'CloudRun', 'CarRun', 'XrayRun', 'complete', 'plain_settings', 'run_from_settings',
-           'Told', 'Pipeline', 'execute', 'described', 'write_told', 'read_record']
+           'timed', 'option', 'CloudRun', 'CarRun', 'XrayRun', 'TrainRun', 'complete', 'plain_settings',
+           'run_from_settings', 'Told', 'Pipeline', 'execute', 'described', 'write_told', 'read_record', 'Answers',
+           'whole_answers', 'compare_runs']
 
 # %% ../nbs/workshop/runs.ipynb #b8cbd0b4
 import json
@@ -14,13 +15,15 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import Field, dataclass, field, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
+import numpy as np
 from filelock import FileLock, Timeout
 
 from cloudlearn.files import (
@@ -31,6 +34,7 @@ from cloudlearn.files import (
     read_manifest,
     write_file,
 )
+from .masks import resize_mask
 from .report import write_report
 
 # %% ../nbs/workshop/runs.ipynb #694e54ec
@@ -211,7 +215,8 @@ _DATA_HELP = {
               "as the Kaggle competition has them.",
     "cars": "SOCAR folders (dent/train/images, ...), "
             "or a folder with photos and a VIA or COCO JSON file.",
-    "xray": "Folder with {train,test}/{NORMAL,PNEUMONIA}."}
+    "xray": "Folder with {train,test}/{NORMAL,PNEUMONIA}.",
+    "train": "Folder with pictures and labels, in one of the layouts that `check` knows."}
 _SEED_HELP = "Of scenes, split, first weights and shuffling."
 _RESUME_HELP = "Go on with an interrupted run in the folder given with --out."
 _WEIGHTS = dict(help="Where the encoder starts from.", metavar="imagenet|none|FILE")
@@ -308,8 +313,53 @@ class XrayRun:
         400, "How many training chests to generate where there is no --data.", min=40)
     progress: bool = option(True, "A bar on stderr.")   # on stderr
 
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRun:
+    "Settings of a run on one's own labelled pictures."
+    data: Path | None = option(None, _DATA_HELP["train"], metavar="DIR", argument=True)   # needed
+    out: Path = option(   # made if need be
+        Path("runs/train"), "Folder for scores, masks, weights and the report.", metavar="DIR")
+    size: tuple = option(   # (h, w), pixels
+        (256, 256), "Picture size to train at, both sides divisible by 32.")
+    frame: str = option(   # what the network sees at a time
+        "whole", "whole: every picture is resized to --size. "
+        "native: crops of --size at the picture's own scale, tiles in use.",
+        choices=("whole", "native"))
+    scale: float = option(   # of native only
+        1.0, "Factor by which pictures are reduced before native crops are taken.", above=0, max=1)
+    epochs: int = option(20, "Times that every picture is seen.", min=1)   # from 1
+    batch_size: int = option(8, "Pictures, or crops, a step.", min=2, shown=True)   # from 2
+    model: str = option(   # a name
+        "unet",
+        "The network: of segmentation_models_pytorch, or of this course from zero.",
+        choices=("unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "deeplabv3",
+                 "deeplabv3plus", "pan", "upernet", "segformer", "dpt", "unet-zero",
+                 "deeplabv3-zero"))
+    encoder: str = option("efficientnet-lite0", _ENCODER_HELP, metavar="NAME")   # of the network
+    weights: str = option("imagenet", **_WEIGHTS)   # imagenet, none or a file
+    classes: tuple = option(   # names; none: all
+        (), "Classes wanted, with commas between; without it all that are labelled.",
+        metavar="LIST")
+    group: str = option(   # a regular expression
+        "", "A regular expression that finds in a picture's name what it shows: pictures of one "
+        "thing stay in one part of the split.", metavar="REGEX")
+    loss: str = option(   # of `losses.LOSSES`
+        "bce-dice", "What the network is trained to make small.", choices=_LOSSES)
+    learning_rate: float = option(   # of the decoder
+        1e-3, "Highest learning rate.", above=0, max=1)
+    device: str = option(   # a name
+        "auto", "Where to compute; auto takes a GPU where there is one.",
+        choices=("auto", "cpu", "gpu"))
+    precision: str = option(   # of training
+        "auto", "32 or bf16; auto takes bf16 where the hardware has it.",
+        choices=("auto", "32", "bf16"))
+    seed: int = option(0, "Of split, first weights, crops and shuffling.", min=0)   # from 0
+    resume: bool = option(False, _RESUME_HELP)   # needs the same settings
+    progress: bool = option(True, "A bar on stderr.")   # on stderr
+
 # %% ../nbs/workshop/runs.ipynb #2d6d4d58
-Run = CloudRun | CarRun | XrayRun
+Run = CloudRun | CarRun | XrayRun | TrainRun
 _NO_SETTING = ("out", "resume", "progress")   # where and how a run is done, not what comes out
 
 
@@ -350,7 +400,7 @@ def plain_settings(run: Run,     # complete
     return plain | {"data": data, "weights": str(run.weights)}
 
 
-def run_from_settings(kind: type,        # CloudRun, CarRun or XrayRun
+def run_from_settings(kind: type,        # CloudRun, CarRun, XrayRun or TrainRun
                       settings: dict,    # from `plain_settings`, or of a run.json
                       **more: object,    # out, resume, progress, and whatever shall be different
                       ) -> Run:          # the run with these settings
@@ -379,22 +429,27 @@ class Told(NamedTuple):
 class Pipeline(NamedTuple):
     "The steps of a run; each takes the run first."
     name: str            # of the command
-    settings: type       # CloudRun, CarRun or XrayRun
+    settings: type       # CloudRun, CarRun, XrayRun or TrainRun
     check: Callable      # (run) -> None: refuse before anything is read
-    scenes: Callable     # (run, folder) -> None: write generated data
+    scenes: Callable | None   # (run, folder) -> None: write generated data; None: data are needed
     read: Callable       # (run, folder) -> sets
     train: Callable      # (run, sets, seconds) -> trained
     judge: Callable      # (run, sets, trained) -> judgement
     write: Callable      # (run, sets, trained, judgement) -> dict for the record
     report: Callable     # (run, sets, trained, judgement) -> Told
     load: Callable       # (run, record) -> trained, decisions: what `load_run` gives back
+    # (run, networks, decisions, flips) -> Answers
+    answers: Callable | None = None   # for pictures it has not seen; None: it draws no masks
 
 
-def execute(pipeline: Pipeline,    # CLOUDS, CARS or XRAY
+def execute(pipeline: Pipeline,    # CLOUDS, CARS, XRAY or TRAIN
             run: Run,              # its settings
             ) -> "pd.DataFrame":   # the first table of the report
     "Run a pipeline from pictures to report."
     run = complete(run)
+    if run.data is None and pipeline.scenes is None:
+        raise ValueError(f"{pipeline.name} needs the folder of your own labelled pictures: "
+                         f"cloudlearn {pipeline.name} DIR.")
     seconds = {}
     reads = [path for path in (run.data, weights_file(run.weights)) if path is not None]
     with open_run(run.out, reads):
@@ -453,3 +508,70 @@ def read_record(folder: str | Path,   # of a finished run
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file; give the folder of a finished run.")
     return json.loads(path.read_text(encoding="utf-8"))
+
+# %% ../nbs/workshop/runs.ipynb #de8c798b
+class Answers(NamedTuple):
+    "How a loaded run answers for one picture."
+    classes: tuple            # C names
+    masks: Callable           # (H, W, 3) uint8 picture -> (C, H, W) bool, at the picture's own size
+    probabilities: Callable   # the same picture -> (C, H, W) float32 in [0, 1], at its own size
+    size: tuple | None = None        # (h, w) at which a file is to be read; None: at its own size
+    decide: Callable | None = None   # picture of that size -> (C, g, k) bool, on the grid of cuts
+
+
+def whole_answers(classes: Iterable[str],   # C names
+                  size: tuple[int, int],    # (h, w) of training, pixels
+                  maps: Callable,           # picture of that size -> probabilities (C, h, w)
+                  decide: Callable,         # picture of that size -> masks (C, g, k), on any grid
+                  ) -> Answers:             # for pictures of every size
+    "The answers of a run that sees a picture whole: made small, decided, and enlarged again."
+    def small(picture: np.ndarray) -> np.ndarray:
+        return cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA)
+
+    def masks(picture: np.ndarray) -> np.ndarray:
+        return resize_mask(decide(small(picture)), picture.shape[:2])
+
+    def probabilities(picture: np.ndarray) -> np.ndarray:
+        width_first = picture.shape[1::-1]
+        planes = np.asarray(maps(small(picture)), np.float32)
+        return np.stack([cv2.resize(plane, width_first, interpolation=cv2.INTER_LINEAR)
+                         for plane in planes])
+
+    return Answers(tuple(classes), masks, probabilities, tuple(size), decide)
+
+# %% ../nbs/workshop/runs.ipynb #732787ba
+_SCORED = {   # pipeline -> its table, what names a row of it, and the measure
+    "clouds": ("ladder.csv", ["step"], "dice"),
+    "cars": ("scores.csv", ["arm", "class"], "dice"),
+    "xray": ("scores.csv", ["arm", "cut"], "balanced"),
+    "train": ("scores.csv", ["class"], "dice"),
+}
+
+
+def compare_runs(folders: Sequence[str | Path],   # of finished runs of one pipeline, two or more
+                 ) -> "pd.DataFrame":             # a row for each setting and score, a column a run
+    "Lay finished runs side by side: the settings in which they differ, and every score."
+    import pandas as pd
+    if len(folders) < 2: raise ValueError("two runs at least are compared: give their folders.")
+    columns = {}
+    records = {str(folder): read_record(folder) for folder in folders}
+    kinds = {name: record.get("pipeline") for name, record in records.items()}
+    first = next(iter(kinds))
+    for name, kind in kinds.items():
+        if kind != kinds[first] or kind not in _SCORED:
+            raise ValueError(f"{name} is a run of {kind}, {first} one of {kinds[first]}: "
+                             "compare runs of one pipeline.")
+    settings = pd.DataFrame({name: record["settings"] for name, record in records.items()})
+    differ = settings[settings.astype(str).nunique(axis=1) > 1]
+    table, keys, measure = _SCORED[kinds[first]]
+    for name in records:
+        scores = pd.read_csv(Path(name) / table)
+        rows = scores[keys].astype(str).agg(", ".join, axis=1)
+        texts = scores[measure].map("{:.3f}".format)
+        if {"low", "high"} <= set(scores):
+            spans = zip(scores["low"], scores["high"])
+            texts += [f" ({low:.3f} to {high:.3f})" for low, high in spans]
+        columns[name] = pd.Series([*differ[name].astype(str), *texts],
+                                  index=[*differ.index, *rows])
+    order = dict.fromkeys(row for column in columns.values() for row in column.index)
+    return pd.DataFrame(columns).reindex(list(order)).fillna("-")

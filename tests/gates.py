@@ -24,7 +24,7 @@ from execnb.nbio import nb2str
 from nbdev.clean import clean_nb
 
 NOTEBOOK_BYTES = 700_000
-FETCHERS = {"weights"}  # modules whose exported functions may fetch, when asked for weights by name
+FETCHERS = {"weights", "worldview"}  # modules whose functions fetch what is asked for by name
 
 
 # ----------------------------------------------------------------------------- notebooks and course

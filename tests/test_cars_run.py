@@ -23,7 +23,7 @@ from cloudlearn.cars.run import (
     training_arms,
     write_masks,
 )
-from cloudlearn.formats import CarSample
+from cloudlearn.formats import LabelledPicture
 from cloudlearn.masks import dilate, resize_mask
 from cloudlearn.samples import Samples
 from cloudlearn.scenes.cars import DAMAGES, write_car_folder
@@ -162,7 +162,7 @@ def test_masks_as_png_and_coco_are_the_same_masks(tmp_path, seed):
     for i, shape in enumerate(shapes):
         picture = rng.integers(0, 255, (*shape, 3), dtype=np.uint8)
         Image.fromarray(picture).save(tmp_path / f"{i}.png")
-        samples.append(CarSample(f"car {i}", "test", tmp_path / f"{i}.png", {}))
+        samples.append(LabelledPicture(f"car {i}", "test", tmp_path / f"{i}.png", {}))
     masks = rng.random((3, 3, 16, 24)) < 0.3
     masks[1, 2] = False
     data = json.loads(write_masks(tmp_path / "out", samples, masks, DAMAGES).read_text())

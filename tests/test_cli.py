@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from cloudlearn import cli
 from cloudlearn.masks import rle_encode
-from cloudlearn.runs import CarRun, CloudRun, XrayRun, complete, plain_settings
+from cloudlearn.runs import CarRun, CloudRun, TrainRun, XrayRun, complete, plain_settings
 
 CLASSES = ("Fish", "Flower", "Gravel", "Sugar")
 SMALL = ["--scenes", "40", "--size", "32x48", "--epochs", "1"]
@@ -72,6 +72,8 @@ def test_help_loads_no_heavy_library():
         "--help": 0,
         "clouds --help": 0,
         "score -h": 0,
+        "predict --help": 0,
+        "predict none.jpg --run none --out none": 2,
         "--version": 0,
         "clouds --size 5": 2,
         "clouds --recall 7": 2,
@@ -97,7 +99,9 @@ CLOUD_WORDS = "--flips --recall --model unet-zero --loss focal-tversky 96x144 16
     [
         (["clouds", "--help"], OPTIONS + CLOUD_WORDS),
         (["xray", "--help"], [*OPTIONS, "small", "--drop-shared", "not a diagnosis"]),
-        (["score", "--help"], ["SUBMISSION.csv", "TRUTH.csv"]),
+        (["train", "--help"], "DIR --frame whole|native --model upernet --device 256x256".split()),
+        (["score", "--help"], ["SUBMISSION.csv", "TRUTH.csv", "masks/CLASS/NAME.png"]),
+        (["predict", "--help"], ["SOURCE", "--run", "--out", "--write", "--flips"]),
         (["--version"], ["cloudlearn 0.1.0"]),
     ],
 )
@@ -124,7 +128,15 @@ def test_help_names_everything(words, expected):
         (["xray", "--scenes", "39"], "--scenes"),
         (["xray", "--epochs", "0"], "--epochs"),
         (["xray", "--size", "64"], "height x width"),
+        (["train"], "DIR"),
+        (["train", "a", "b"], "b"),
+        (["train", "a", "--frame", "half"], "whole, native"),
+        (["train", "a", "--scale", "1.5"], "at most 1"),
+        (["train", "a", "--batch-size", "1"], "2 at least"),
         (["score", "only-one.csv"], "TRUTH.csv"),
+        (["predict", "--run", "a", "--out", "b"], "SOURCE"),
+        (["predict", "a.jpg", "--out", "b"], "--run"),
+        (["predict", "a.jpg", "--run", "b"], "--out"),
     ],
 )
 def test_wrong_use_is_status_2_and_quotes_the_word(words, quoted):
@@ -257,17 +269,53 @@ def test_every_option_reaches_its_field(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, settings", [("clouds", CloudRun), ("cars", CarRun), ("xray", XrayRun)]
+    "name, settings",
+    [("clouds", CloudRun), ("cars", CarRun), ("xray", XrayRun), ("train", TrainRun)],
 )
 def test_every_field_is_an_option_with_its_default_in_the_help(name, settings):
     said = " ".join(call(name, "--help").stdout.split())
     for item in dataclasses.fields(settings):
-        if item.name in ("progress", "batch_size"):
+        if not item.metadata.get("shown", item.name not in ("progress", "batch_size")):
+            continue
+        if item.metadata.get("argument"):
+            assert f"{item.metadata['metavar']} <path> {item.metadata['help']}" in said
             continue
         assert f"--{item.name.replace('_', '-')}" in said
         for kind in ("scenes", "data"):
             if kind in item.metadata:
                 assert f"{cli._shown(item.metadata[kind])} for {kind}" in said
+
+
+def test_every_option_of_train_reaches_its_field(tmp_path):
+    seen = []
+    with pipeline(lambda name, run: seen.append((name, run)) or pd.DataFrame({"class": []})):
+        assert call("train", tmp_path).exit_code == 0
+        names = "--frame native --scale 0.5 --size 64x96 --classes oak,Ash --model fpn".split()
+        names += ["--encoder", "resnet18", "--weights", "none", "--group", "(.*)-", "--resume"]
+        numbers = "--epochs 3 --batch-size 4 --learning-rate 0.01 --seed 7".split()
+        places = ["--device", "cpu", "--precision", "bf16", "--loss", "dice", "--out", "o"]
+        assert call("train", tmp_path, *names, *numbers, *places).exit_code == 0
+    run = TrainRun(
+        data=tmp_path,
+        out=Path("o"),
+        frame="native",
+        scale=0.5,
+        size=(64, 96),
+        classes=("oak", "Ash"),
+        model="fpn",
+        encoder="resnet18",
+        weights="none",
+        group="(.*)-",
+        resume=True,
+        epochs=3,
+        batch_size=4,
+        learning_rate=0.01,
+        seed=7,
+        device="cpu",
+        precision="bf16",
+        loss="dice",
+    )
+    assert seen == [("train", TrainRun(data=tmp_path)), ("train", run)]
 
 
 def test_settings_of_an_earlier_run_are_taken_up_and_what_is_typed_wins(tmp_path):
@@ -351,7 +399,7 @@ def test_the_options_name_every_network_and_loss():
     from cloudlearn.encoders import ZERO
     from cloudlearn.losses import LOSSES
 
-    for settings in (CloudRun, CarRun):
+    for settings in (CloudRun, CarRun, TrainRun):
         named = {
             item.name: set(item.metadata["choices"])
             for item in dataclasses.fields(settings)

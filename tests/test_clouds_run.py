@@ -17,7 +17,7 @@ from cloudlearn.files import load_pictures
 from cloudlearn.prediction import load_run, pipeline_of
 from cloudlearn.runs import CloudRun, complete, execute, plain_settings, run_from_settings
 from cloudlearn.scores import THRESHOLDS
-from cloudlearn.training import predict_pictures
+from cloudlearn.training import OneByOne, predict_pictures
 
 
 def made_up(seed, count=24):
@@ -92,9 +92,10 @@ def test_a_finished_run_is_loaded_and_answers_as_it_did(finished, tmp_path):
     names = [line.split("_")[0] for line in sample[1::4]]
     folder, (cuts, thresholds) = run.out / "scenes" / "test_images", loaded.decisions
     asked = dict(size=loaded.run.size, cuts=cuts)
-    first = write_first(tmp_path / "first.csv", loaded.networks[0], folder, names, **asked)
+    network, classifier = map(OneByOne, loaded.networks)
+    first = write_first(tmp_path / "first.csv", network, folder, names, **asked)
     assert first.read_bytes() == (run.out / "first_submission.csv").read_bytes()
-    probs = predict_pictures(loaded.networks[1], load_pictures(folder, names, loaded.run.size))
+    probs = predict_pictures(classifier, load_pictures(folder, names, loaded.run.size))
     final = write_final(tmp_path / "final.csv", first, probs, thresholds)
     assert final.read_bytes() == (run.out / "final_submission.csv").read_bytes()
     assert not any(network.training for network in loaded.networks)

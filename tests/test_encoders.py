@@ -19,6 +19,7 @@ from cloudlearn.encoders import (
     ZERO,
     Normalise,
     build_classifier,
+    build_network,
     build_unet,
     build_zero,
     normalisation,
@@ -229,3 +230,38 @@ def test_smp_unet_with_the_same_weights_gives_the_same_logits(unet):
         found = unet(torch.tensor(picture, dtype=torch.uint8))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     assert isinstance(unet, nn.Sequential)
+
+
+# ----------------------------------------------------------------------------- other architectures
+
+
+@pytest.mark.parametrize("encoder", ["efficientnet-lite0", "resnet18"])
+def test_a_unet_by_its_name_is_the_unet(encoder):
+    start = "imagenet" if encoder == "efficientnet-lite0" else "none"
+    with seeded(3):
+        one = build_unet(encoder, 2, start).state_dict()
+    with seeded(3):
+        two = build_network("unet", encoder, 2, start).state_dict()
+    with seeded(3):
+        direct = smp.Unet("resnet18", encoder_weights=None, classes=2).state_dict()
+    assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+    if encoder == "resnet18":
+        assert all(torch.equal(one[f"1.{key}"], direct[key]) for key in direct)
+
+
+@pytest.mark.parametrize("model", ["fpn", "segformer"])
+def test_every_architecture_gets_the_installed_weights(model, state):
+    network = build_network(model, classes=3)
+    stem = network[1].encoder.model.conv_stem.weight
+    assert torch.equal(stem, state["conv_stem.weight"])
+
+
+def test_a_pair_that_does_not_fit_is_a_sentence():
+    with pytest.raises(
+        ValueError, match="dpt cannot be built on the encoder 'resnet18' .*take tu-"
+    ):
+        build_network("dpt", "resnet18", 2, "none")
+    with pytest.raises(ValueError, match="take efficientnet-lite0 or resnet34, or another model"):
+        build_network("unet", "tu-vit_tiny_patch16_224", 2, "none")
+    with pytest.raises(ValueError, match="cannot be built on the encoder"):
+        build_network("unett", "resnet18", 2, "none")

@@ -3,29 +3,34 @@
 import copy
 import json
 import random
+import re
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as any_array
+from matplotlib.path import Path as MplPath
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from cloudlearn import formats
 from cloudlearn.files import picture_shape
 from cloudlearn.formats import (
     EDGE,
-    check_cars,
+    check_labelled,
     coco_counts,
     coco_decode,
     coco_encode,
     draw_label,
     find_layout,
-    load_cars,
+    load_labelled,
     polygon_points,
-    read_cars,
+    read_labelled,
     read_mask,
 )
 from cloudlearn.masks import polygon_mask, resize_mask
@@ -135,14 +140,14 @@ def folder(tmp_path):
     return write
 
 
-def only_fault(place, *words):
-    "The one fault of a folder; read_cars raises the same."
-    faults = check_cars(place)
+def only_fault(place, *words, classes=DAMAGES):
+    "The one fault of a folder; read_labelled raises the same."
+    faults = check_labelled(place, classes)
     assert len(faults) == 1, faults
     for word in words:
         assert word in faults[0], faults
     with pytest.raises(ValueError) as caught:
-        read_cars(place)
+        read_labelled(place, classes)
     assert str(caught.value) == faults[0]
     return faults[0]
 
@@ -319,9 +324,9 @@ def test_counts_that_do_not_add_up():
 
 
 def test_socar_is_read(socar):
-    cars = read_cars(socar)
+    cars = read_labelled(socar, DAMAGES)
     assert (
-        check_cars(socar) == []
+        check_labelled(socar, DAMAGES) == []
         and find_layout(socar) == "socar" == cars.layout
         and cars.classes == DAMAGES
         and cars.notes == ()
@@ -335,7 +340,7 @@ def test_socar_is_read(socar):
         ("gap-test", "test", ("spacing",)),
         ("test0", "test", ("dent", "scratch")),
     ]
-    arrays = load_cars(cars.samples, (12, 18))
+    arrays = load_labelled(cars.samples, (12, 18), DAMAGES)
     assert arrays.known.tolist() == [
         [False, False, True] if "gap" in name else [True, True, False] for name in arrays.names
     ]
@@ -349,26 +354,28 @@ def test_socar_is_read(socar):
 
 
 def test_order_of_classes(socar):
-    one = load_cars(read_cars(socar).samples, (12, 18))
-    other = load_cars(read_cars(socar, ("scratch", "dent")).samples, (12, 18), ("scratch", "dent"))
+    one = load_labelled(read_labelled(socar, DAMAGES).samples, (12, 18), DAMAGES)
+    other = load_labelled(
+        read_labelled(socar, ("scratch", "dent")).samples, (12, 18), ("scratch", "dent")
+    )
     rows = [name in other.names for name in one.names]
     np.testing.assert_array_equal(one.masks[rows][:, [1, 0]], other.masks)
     assert (
-        read_cars(socar, ("spacing",)).classes == ("spacing",)
-        and len(read_cars(socar, ("spacing",)).samples) == 3
+        read_labelled(socar, ("spacing",)).classes == ("spacing",)
+        and len(read_labelled(socar, ("spacing",)).samples) == 3
     )
 
 
 def test_one_photo_labelled_for_one_class_only(socar):
     for sub, suffix in (("images", "jpg"), ("masks", "png")):
         (socar / "scratch" / "train" / sub / f"train0.{suffix}").unlink()
-    labels = {sample.name: set(sample.labels) for sample in read_cars(socar).samples}
+    labels = {sample.name: set(sample.labels) for sample in read_labelled(socar, DAMAGES).samples}
     assert labels["train0"] == {"dent"} and labels["train1"] == {"dent", "scratch"}
 
 
 def test_other_photo_of_the_same_name_is_another_sample(socar):
     photo(socar / "scratch" / "train" / "images" / "train0.jpg", 77)
-    names = {sample.name: set(sample.labels) for sample in read_cars(socar).samples}
+    names = {sample.name: set(sample.labels) for sample in read_labelled(socar, DAMAGES).samples}
     assert (
         names["dent-train-images-train0.jpg"] == {"dent"}
         and names["scratch-train-images-train0.jpg"] == {"scratch"}
@@ -380,7 +387,7 @@ def test_what_systems_leave_behind_does_not_count(socar):
     for name in (".DS_Store", "._train0.jpg", "Thumbs.db", "desktop.ini"):
         (socar / "dent" / "train" / "images" / name).write_bytes(b"x")
     (socar / "styles.csv").write_text("name,style\n")
-    assert check_cars(socar) == []
+    assert check_labelled(socar, DAMAGES) == []
 
 
 @pytest.mark.parametrize(
@@ -434,7 +441,7 @@ def test_unreadable_pictures(socar):
 
 def test_empty_and_missing_parts(socar):
     shutil.rmtree(socar / "dent" / "valid")
-    faults = check_cars(socar)
+    faults = check_labelled(socar, DAMAGES)
     assert len(faults) == 2 and all("no such folder" in fault for fault in faults)
     for sub in ("images", "masks"):
         (socar / "dent" / "valid" / sub).mkdir(parents=True)
@@ -446,14 +453,14 @@ def test_all_faults_at_once(socar):
     (socar / "dent/train/masks/train0.png").unlink()
     png(socar / "scratch/valid/masks/valid0.png", np.resize([0, 9, 255], SIZE))
     (socar / "dent/test/images/test0.jpg").write_bytes(b"")
-    faults = check_cars(socar)
+    faults = check_labelled(socar, DAMAGES)
     assert len(faults) == 4
     for word in ("spacing", "train0.png", "valid0.png", "test0.jpg"):
         assert sum(word in fault for fault in faults) == 1, faults
     with pytest.raises(
         ValueError, match=r"\(3 more: `cloudlearn check .*` lists them all\.\)$"
     ) as caught:
-        read_cars(socar)
+        read_labelled(socar, DAMAGES)
     assert str(caught.value).startswith(faults[0])
 
 
@@ -497,17 +504,20 @@ def test_same_photo_same_name_in_two_parts_stops(socar, source, target):
     ],
 )
 def test_same_photo_other_name_is_left_out_of_training(socar, source, target, gone):
-    before = {sample.name for sample in read_cars(socar).samples}
+    before = {sample.name for sample in read_labelled(socar, DAMAGES).samples}
     copy_pair(socar, source, target)
-    assert len(check_cars(socar)) == 1 and "are the same photo" in check_cars(socar)[0]
-    cars = read_cars(socar)
+    assert (
+        len(check_labelled(socar, DAMAGES)) == 1
+        and "are the same photo" in check_labelled(socar, DAMAGES)[0]
+    )
+    cars = read_labelled(socar, DAMAGES)
     assert {sample.name for sample in cars.samples} == (before | {"copy"}) - {gone}
     assert len(cars.notes) == 1 and f"{gone}.jpg is left out" in cars.notes[0]
 
 
 def test_copies_within_a_part_are_no_leak(socar):
     copy_pair(socar, ("dent", "train", "train0"), ("dent", "train", "copy"))
-    assert check_cars(socar) == [] and len(read_cars(socar).samples) == 8
+    assert check_labelled(socar, DAMAGES) == [] and len(read_labelled(socar, DAMAGES).samples) == 8
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -516,7 +526,9 @@ def test_copies_stay_on_one_side(folder, layout, seed):
     place = folder(via_entries(20) if layout == "via" else coco_file(20), 20)
     for row in (3, 8, 15):
         shutil.copy(place / "1.jpg", place / f"{row}.jpg")
-    split = {sample.name: sample.split for sample in read_cars(place, seed=seed).samples}
+    split = {
+        sample.name: sample.split for sample in read_labelled(place, DAMAGES, seed=seed).samples
+    }
     assert len({split[name] for name in ("1", "3", "8", "15")}) == 1 and set(split.values()) == set(
         CAR_SPLITS
     )
@@ -527,7 +539,9 @@ def test_copies_stay_on_one_side(folder, layout, seed):
 
 def test_via_and_coco_give_the_same(folder):
     def arrays(content):
-        return load_cars(sorted(read_cars(folder(content)).samples), (12, 18))
+        return load_labelled(
+            sorted(read_labelled(folder(content), DAMAGES).samples), (12, 18), DAMAGES
+        )
 
     via, polygons = arrays(via_entries(6)), arrays(coco_file(6))
     lists, texts, want = coco_file(6), coco_file(6), polygon_mask(np.array(SQUARE).T, SIZE)
@@ -554,7 +568,9 @@ def test_shapes_of_one_class_are_one_mask(folder):
         region("dent", [5, 30, 30, 5], [5, 5, 20, 20]),
         region("scratch", *SQUARE),
     ]
-    sample = next(sample for sample in read_cars(folder(content)).samples if sample.name == "0")
+    sample = next(
+        sample for sample in read_labelled(folder(content), DAMAGES).samples if sample.name == "0"
+    )
     want = np.zeros(SIZE, bool)
     want[:9, :9] = want[5:20, 5:30] = True
     np.testing.assert_array_equal(draw_label(sample.labels["dent"], SIZE), want)
@@ -572,7 +588,7 @@ def test_via_project_and_old_regions(folder):
     }
     project["_via_img_metadata"]["2.jpg"]["regions"] = {"0": region("dent", *SQUARE)}
     project["_via_img_metadata"]["3.jpg"]["regions"] = []
-    cars = read_cars(folder(project))
+    cars = read_labelled(folder(project), DAMAGES)
     assert (
         cars.layout == "via"
         and cars.classes == DAMAGES
@@ -654,7 +670,7 @@ def test_every_other_via_shape_is_named(folder, shape):
 def test_via_faults(folder, change, words):
     content = via_entries(6)
     change(content)
-    faults = check_cars(folder(content))
+    faults = check_labelled(folder(content), DAMAGES)
     assert any(all(word in fault for word in words) for fault in faults), faults
 
 
@@ -707,7 +723,7 @@ def test_via_faults(folder, change, words):
 def test_coco_faults(folder, change, words):
     content = coco_file(6)
     change(content)
-    faults = check_cars(folder(content))
+    faults = check_labelled(folder(content), DAMAGES)
     assert any(all(word in fault for word in words) for fault in faults), faults
 
 
@@ -716,21 +732,23 @@ def test_photos_may_lie_in_images(folder):
     (place / "images").mkdir()
     for path in place.glob("*.jpg"):
         path.rename(place / "images" / path.name)
-    assert check_cars(place) == [] and len(read_cars(place).samples) == 6
+    assert check_labelled(place, DAMAGES) == [] and len(read_labelled(place, DAMAGES).samples) == 6
     photo(place / "images" / "more.png", 50)
     only_fault(place, "more.png", "has no labels")
 
 
 def test_classes_wanted(folder):
     place = folder(via_entries(6))
-    cars = read_cars(place, ("dent",))
+    cars = read_labelled(place, ("dent",))
     assert (
         cars.classes == ("dent",)
         and [list(sample.labels) for sample in cars.samples] == [["dent"]] * 6
     )
-    assert read_cars(place).notes == (f"{place}: nobody looked for spacing, so it is not learned.",)
+    assert read_labelled(place, DAMAGES).notes == (
+        f"{place}: nobody looked for spacing, so it is not learned.",
+    )
     with pytest.raises(ValueError, match="nobody looked for spacing; name classes"):
-        read_cars(place, ("spacing",))
+        read_labelled(place, ("spacing",))
 
 
 @pytest.mark.parametrize(
@@ -746,26 +764,31 @@ def test_classes_wanted(folder):
     ],
 )
 def test_files_that_are_no_labels(folder, content, words):
-    assert words in check_cars(folder(content, 0) if "different" in words else folder(content))[0]
+    assert (
+        words
+        in check_labelled(folder(content, 0) if "different" in words else folder(content), DAMAGES)[
+            0
+        ]
+    )
 
 
 def test_which_layout(folder, tmp_path):
     place = folder(via_entries(6))
     (place / "run.json").write_text('{"seed": 3}')
-    assert find_layout(place) == "via"
+    assert find_layout(place, DAMAGES) == "via"
     (place / "coco.json").write_text("\ufeff" + json.dumps(coco_file(6)))
     with pytest.raises(ValueError, match="two label files, coco.json and labels.json"):
-        find_layout(place)
+        find_layout(place, DAMAGES)
     (place / "labels.json").unlink()
-    assert find_layout(place) == "coco"
+    assert find_layout(place, DAMAGES) == "coco"
     (tmp_path / "none").mkdir()
     for wrong, words in (
         (tmp_path / "gone", "no such folder"),
         (tmp_path / "none", "no labels found"),
     ):
-        assert [words in fault for fault in check_cars(wrong)] == [True]
+        assert [words in fault for fault in check_labelled(wrong, DAMAGES)] == [True]
         with pytest.raises(ValueError, match=words):
-            find_layout(wrong)
+            find_layout(wrong, DAMAGES)
 
 
 # ------------------------------------------------------------------------------------------- splits
@@ -775,14 +798,14 @@ def test_which_layout(folder, tmp_path):
 def test_split_by_seed(folder, count):
     place, seen = folder(via_entries(count), count), set()
     for seed in range(4):
-        cars = read_cars(place, seed=seed)
+        cars = read_labelled(place, DAMAGES, seed=seed)
         parts = [sum(sample.split == split for sample in cars.samples) for split in CAR_SPLITS]
         assert parts == [
             count - 2 * max(1, round(0.15 * count)),
             max(1, round(0.15 * count)),
             max(1, round(0.15 * count)),
         ]
-        assert [sample.split for sample in read_cars(place, seed=seed).samples] == [
+        assert [sample.split for sample in read_labelled(place, DAMAGES, seed=seed).samples] == [
             sample.split for sample in cars.samples
         ]
         seen.add(tuple(sample.split for sample in cars.samples))
@@ -841,7 +864,7 @@ def test_damaged_files_give_sentences(folder, layout, seed):
             target = target[key]
         target[last] = rng.choice(JUNK)
         (place / "labels.json").write_text(json.dumps(spoilt))
-        faults = check_cars(place)
+        faults = check_labelled(place, DAMAGES)
         for fault in faults:
             assert (
                 isinstance(fault, str)
@@ -850,7 +873,685 @@ def test_damaged_files_give_sentences(folder, layout, seed):
                 and len(fault) < 600
             ), fault
         if not faults:
-            load_cars(read_cars(place).samples, (6, 9))
+            load_labelled(read_labelled(place, DAMAGES).samples, (6, 9), DAMAGES)
+
+
+# ---------------------------------------------------------------- folders of any classes: the basis
+
+
+LEAF = [[0.11, 0.83, 0.64], [0.07, 0.31, 0.92]]  # shares of width and height
+SIDES = np.array(SIZE[::-1], float)
+
+
+def inside(corners, size=SIZE):
+    "Which pixel centres lie in a polygon, by matplotlib."
+    rows, columns = np.mgrid[: size[0], : size[1]] + 0.5
+    centres = np.stack([columns.ravel(), rows.ravel()], axis=1)
+    return MplPath(corners).contains_points(centres).reshape(size)
+
+
+def masks_of(place, **wanted):
+    "Arrays at the photos' own size and what was read, sorted by name."
+    read = read_labelled(place, **wanted)
+    samples = sorted(read.samples, key=lambda sample: sample.name)
+    return load_labelled(samples, SIZE, read.classes), read
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    "A folder with images/0.png, 1.png, ..."
+
+    def write(count=6, place="d", sub="images", start=0):
+        for row in range(start, start + count):
+            photo(tmp_path / place / sub / f"{row}.png", row)
+        return tmp_path / place
+
+    return write
+
+
+def test_classes_come_from_coco(folder):
+    content = coco_file(6)
+    content["categories"] = [
+        {"id": 5, "name": "Tree", "supercategory": "damage"},
+        {"id": 0, "name": "damage", "supercategory": "none"},
+        {"id": 1, "name": "house", "supercategory": "damage"},
+        {"id": 9, "name": "never"},
+    ]
+    arrays, read = masks_of(folder(content))
+    assert read.classes == ("house", "Tree", "never") and arrays.known.all()
+    assert "damage only groups others" in read.notes[0]
+    (packed,) = coco.frPyObjects([np.array(SQUARE).T.ravel().tolist()], *SIZE)
+    other = coco.decode(packed).astype(bool)
+    for row in range(6):
+        assert arrays.masks[row].any(axis=(1, 2)).tolist() == [row % 2 == 0, row % 2 == 1, False]
+        assert iou(arrays.masks[row, row % 2], other) > 0.8  # that one paints the outline, too
+    assert check_labelled(read.folder) == []
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".x", "a\nb", None, 4, "x" * 61, "a\\b"])
+def test_a_class_must_be_able_to_name_a_folder(folder, name):
+    content = coco_file(6)
+    content["categories"][0]["name"] = name
+    faults = check_labelled(folder(content))
+    assert any("category 1: " in fault and "cannot be the name" in fault for fault in faults)
+    assert all("\n" not in fault for fault in faults)
+
+
+def test_coco_may_lie_in_annotations(folder):
+    place = folder(coco_file(6))
+    (place / "annotations").mkdir()
+    (place / "labels.json").rename(place / "annotations" / "instances_default.json")
+    (place / "images").mkdir()
+    for path in place.glob("*.jpg"):
+        path.rename(place / "images" / path.name)
+    assert find_layout(place) == "coco" and check_labelled(place) == []
+    assert read_labelled(place).classes == ("damage", "dent", "Scratch")
+    png(place / "masks" / "dent" / "0.png", block())
+    note = f"{place}: instances_default.json is read, masks/ is not."
+    assert find_layout(place) == "masks"
+    only_fault(place, "1 different labelled photos cannot be split", classes=None)
+    shutil.copy(place / "annotations" / "instances_default.json", place)
+    assert find_layout(place) == "coco" and note in read_labelled(place).notes
+
+
+def test_coco_files_in_parts(tmp_path):
+    for number, (part, count) in enumerate((("train", 4), ("valid", 2), ("test", 1))):
+        for row in range(count):
+            photo(tmp_path / part / f"{row}.jpg", 10 * number + row)
+        path = tmp_path / part / "_annotations.coco.json"
+        path.write_text(json.dumps(coco_file(count)))
+    assert find_layout(tmp_path) == "coco" and check_labelled(tmp_path) == []
+    read = read_labelled(tmp_path)
+    assert read.classes == ("damage", "dent", "Scratch")
+    assert [sample.split for sample in read.samples] == [*["train"] * 4, *["valid"] * 2, "test"]
+    assert all(
+        len(sample.labels["dent"]) != len(sample.labels["Scratch"]) for sample in read.samples
+    )
+    photo(tmp_path / "test" / "more.jpg", 99)
+    only_fault(tmp_path, "more.jpg: has no labels in _annotations.coco.json", classes=None)
+    shutil.copy(path, tmp_path / "test" / "again.json")
+    only_fault(tmp_path, "two label files, _annotations.coco.json and again.json", classes=None)
+
+
+def test_coco_finds_the_classes_that_were_asked_for_as_before(folder):
+    place = folder(coco_file(6))
+    one, other = read_labelled(place, DAMAGES), read_labelled(place)
+    assert one.classes == ("dent", "scratch") and [sample.split for sample in one.samples] == [
+        sample.split for sample in other.samples
+    ]
+
+
+def test_classes_come_from_via(folder):
+    content = via_entries(6)
+    content["1.jpg"]["regions"][0]["region_attributes"] = {"name": "Scratch ", "note": "deep"}
+    assert read_labelled(folder(content)).classes == ("dent", "Scratch")
+    project = {
+        "_via_img_metadata": via_entries(6),
+        "_via_attributes": {
+            "region": {"name": {"options": {"hole": "", "scratch": "", "dent": ""}}}
+        },
+    }
+    read = read_labelled(folder(project))
+    assert read.classes == ("hole", "scratch", "dent")
+    assert set(read.samples[0].labels) == set(read.classes)
+    content = via_entries(6)
+    for entry in content.values():
+        words = entry["regions"][0]["region_attributes"]
+        words["kind"] = {words.pop("name"): True, "rust": False}
+    assert read_labelled(folder(content)).classes == ("dent", "scratch")
+
+
+def test_via_must_say_which_attribute_is_the_class(folder):
+    content = via_entries(6)
+    for entry in content.values():
+        entry["regions"][0]["region_attributes"] = {"what": "dent", "where": "door"}
+    only_fault(folder(content), "attributes what, where", "`class`", classes=None)
+    for entry in content.values():
+        entry["regions"] = []
+    only_fault(folder(content), "no region names a class", classes=None)
+
+
+def test_class_folders_of_any_name(socar):
+    (socar / "spacing").rename(socar / "cracked glass")
+    (socar / "dent").rename(socar / "a dent")
+    read = read_labelled(socar)
+    assert (read.layout, read.classes) == ("socar", ("a dent", "cracked glass", "scratch"))
+    assert check_labelled(socar) == []
+    shutil.rmtree(socar / "a dent")
+    shutil.rmtree(socar / "scratch")
+    assert read_labelled(socar).classes == ("cracked glass",)
+
+
+# ------------------------------------------------------------------------------- folders of masks
+
+
+def index_folder(place, count=6, top=3, sub="masks"):
+    "Index masks of the values 0 to top, drawn anew; returns them by stem."
+    values = {}
+    for row in range(count):
+        rng = np.random.default_rng(row)
+        values[str(row)] = rng.integers(0, top + 1, SIZE)
+        png(place / sub / f"{row}.png", values[str(row)])
+    return values
+
+
+def with_palette(path):
+    "The same PNG with a palette in which colours say nothing about numbers."
+    picture = Image.open(path).convert("L")
+    picture.putpalette(np.random.default_rng(0).integers(0, 255, 768).astype(np.uint8).tobytes())
+    picture.save(path)
+
+
+@pytest.mark.parametrize("palette", [False, True])
+@pytest.mark.parametrize("named", [False, True])
+def test_index_masks(pictures, palette, named):
+    place = pictures()
+    values = index_folder(place)
+    if palette:
+        for path in (place / "masks").iterdir():
+            with_palette(path)
+    if named:
+        (place / "classes.txt").write_text("\ufeffroof\r\nwall of brick\r\ndoor\r\nwindow\r\n\r\n")
+    arrays, read = masks_of(place)
+    names = (
+        ("roof", "wall of brick", "door", "window") if named else ("class 1", "class 2", "class 3")
+    )
+    assert (read.layout, read.classes, read.notes) == ("masks", names, ())
+    assert check_labelled(place) == [] and arrays.known.all()
+    for row, name in enumerate(arrays.names):
+        for plane in range(len(names)):
+            np.testing.assert_array_equal(arrays.masks[row, plane], values[name] == plane + 1)
+
+
+def test_index_masks_with_unknown_pixels(pictures):
+    place = pictures()
+    values = index_folder(place)
+    values["2"][3:9] = 255
+    png(place / "masks" / "2.png", values["2"])
+    png(place / "masks" / "5.png", np.full(SIZE, 255))
+    arrays, read = masks_of(place)
+    assert arrays.known.all(axis=1).tolist() == [True] * 5 + [False]
+    assert not arrays.known[5].any() and not arrays.masks[5].any()
+    assert not arrays.masks[2, :, 3:9].any() and arrays.masks[2, :, 9:].any()
+    assert any("1 of 6 masks have unknown pixels (255)" in note for note in read.notes)
+    assert any("nobody looked at 1 of 6 photos" in note for note in read.notes)
+    assert next(sample.split for sample in read.samples if sample.name == "5") == "train"
+
+
+def test_wanted_classes_of_index_masks(pictures):
+    place = pictures()
+    values = index_folder(place)
+    (place / "classes.txt").write_text("Roof\nwall\ndoor\n")
+    arrays, read = masks_of(place, classes=("door", "roof", "tower"))
+    assert read.classes == ("door", "roof")
+    assert read.notes == (f"{place}: nobody looked for tower, so it is not learned.",)
+    for row, name in enumerate(arrays.names):
+        np.testing.assert_array_equal(arrays.masks[row, 0], values[name] == 3)
+        np.testing.assert_array_equal(arrays.masks[row, 1], values[name] == 1)
+
+
+@pytest.mark.parametrize(
+    "spoil, words",
+    [
+        (lambda d: (d / "masks" / "3.png").unlink(), ["3.png: there is no mask 3.png in"]),
+        (lambda d: (d / "images" / "3.png").unlink(), ["there is no picture 3 in"]),
+        (lambda d: png(d / "masks" / "3.png", np.zeros((9, 9))), ["the mask is 9 x 9"]),
+        (lambda d: png(d / "masks" / "3.png", np.zeros((*SIZE, 3))), ["mode RGB", "8-bit grey"]),
+        (lambda d: (d / "masks" / "3.png").write_bytes(b"PNG"), ["3.png: cannot be read"]),
+        (lambda d: (d / "masks" / "3.txt").write_text(""), ["3.txt: not one of .png"]),
+        (lambda d: (d / "masks" / "x.png").mkdir(), ["x"]),
+        (lambda d: (d / "classes.txt").write_text("a\nb\n"), ["value 3 is beyond the 2 lines"]),
+        (lambda d: (d / "classes.txt").write_text("a\n\nb\n"), ["classes.txt, line 2: ''"]),
+        (lambda d: (d / "classes.txt").write_text("a\nA\n"), ["line 2: 'A' stands there twice"]),
+        (lambda d: (d / "classes.txt").write_text("\n"), ["names no class"]),
+        (lambda d: (d / "classes.txt").write_text("background\na\n"), ["line 1", "value 0"]),
+        (lambda d: (d / "classes.txt").write_bytes(b"\xff\xfe\xfa"), ["is not UTF-8"]),
+        (
+            lambda d: (d / "classes.txt").write_text("\n".join(map(str, range(255)))),
+            ["line 255", "254 classes"],
+        ),
+        (lambda d: (d / "labels").mkdir(), ["two kinds of labels, masks/ and labels/"]),
+        (lambda d: photo(d / "train" / "images" / "z.png", 99), ["masks: there is no such folder"]),
+    ],
+)
+def test_faults_of_index_masks(pictures, spoil, words):
+    place = pictures()
+    index_folder(place)
+    spoil(place)
+    faults = check_labelled(place)
+    assert any(all(word in fault for word in words) for fault in faults), faults
+    assert all("\n" not in fault and fault[-1] in ".?" for fault in faults), faults
+    with pytest.raises(ValueError):
+        read_labelled(place)
+
+
+def test_masks_of_two_values_are_told_what_to_do(pictures):
+    place = pictures()
+    for row in range(6):
+        png(place / "masks" / f"{row}.png", block())
+    only_fault(place, "hold no values but 0, 255", "masks/CLASS/", classes=None)
+
+
+def test_class_folders_of_masks(pictures):
+    place = pictures()
+    rng, want = np.random.default_rng(3), {}
+    for name in ("wall", "roof"):
+        for row in range(6):
+            want[name, row] = rng.random(SIZE) > 0.6
+            if (name, row) not in (("roof", 1), ("roof", 4), ("wall", 4)):
+                png(place / "masks" / name / f"{row}.png", 255 * want[name, row])
+    arrays, read = masks_of(place)
+    assert (read.layout, read.classes) == ("masks", ("roof", "wall")) and check_labelled(
+        place
+    ) == []
+    assert arrays.known.tolist() == [
+        [True, True],
+        [False, True],
+        *[[True, True]] * 2,
+        [False, False],
+        [True, True],
+    ]
+    for row in range(6):
+        for plane, name in enumerate(("roof", "wall")):
+            on = want[name, row] & arrays.known[row, plane]
+            np.testing.assert_array_equal(arrays.masks[row, plane], on)
+    assert read.notes == (
+        f"{place}: nobody looked at 1 of 6 photos; what they show stays unknown.",
+    )
+    (place / "classes.txt").write_text("wall\nroof\n")
+    assert read_labelled(place).classes == ("wall", "roof")
+    png(place / "masks" / "Wall" / "0.png", block())
+    only_fault(place, "the classes 'wall' and 'Wall' differ only in case", classes=None)
+    shutil.rmtree(place / "masks" / "Wall")
+    png(place / "masks" / "roof" / "77.png", block())
+    only_fault(place, "77.png: there is no picture 77", classes=None)
+    png(place / "masks" / "78.png", block())
+    only_fault(place, "78.png: lies beside the folder roof", classes=None)
+
+
+@pytest.mark.parametrize("across", [False, True])
+@pytest.mark.parametrize("valid", ["valid", "val"])
+def test_parts_of_mask_folders(pictures, tmp_path, across, valid):
+    for number, (part, count) in enumerate((("train", 4), (valid, 2), ("test", 1))):
+        sub, labels = (
+            (f"images/{part}", f"masks/{part}") if across else (f"{part}/images", f"{part}/masks")
+        )
+        pictures(count, sub=sub, start=10 * number)
+        for row in range(10 * number, 10 * number + count):
+            png(tmp_path / "d" / labels / f"{row}.png", block() // 255)
+    read = read_labelled(tmp_path / "d", group="(.)")
+    assert check_labelled(read.folder) == [] and read.classes == ("class 1",)
+    assert [sample.split for sample in read.samples] == [*["train"] * 4, *["valid"] * 2, "test"]
+    assert [sample.name for sample in read.samples] == ["0", "1", "2", "3", "10", "11", "20"]
+    assert read.notes == (
+        f"{read.folder}: has parts of its own, which are kept; '(.)' is not used.",
+    )
+    photo(tmp_path / "d" / "images" / "loose.png", 80)
+    only_fault(tmp_path / "d", "loose.png: lies in no part", classes=None)
+    (tmp_path / "d" / "images" / "loose.png").unlink()
+    shutil.copy(read.samples[0].picture, read.samples[4].picture)
+    assert "are the same photo" in check_labelled(read.folder)[0]
+
+
+def test_a_missing_part_is_split_off_from_training(pictures, tmp_path):
+    for number, (part, count) in enumerate((("train", 8), ("val", 2))):
+        pictures(count, sub=f"{part}/images", start=10 * number)
+        for row in range(10 * number, 10 * number + count):
+            png(tmp_path / "d" / part / "masks" / f"{row}.png", block() // 255)
+    read = read_labelled(tmp_path / "d")
+    assert Counter(sample.split for sample in read.samples) == {"train": 7, "valid": 2, "test": 1}
+    assert read.notes == (f"{read.folder}: there is no part test; photos of train take its place.",)
+    assert {sample.name for sample in read.samples if sample.split == "valid"} == {"10", "11"}
+    (tmp_path / "d" / "train").rename(tmp_path / "d" / "test")
+    only_fault(tmp_path / "d", "there are no photos in a part train", classes=None)
+
+
+# ------------------------------------------------------------------------------------------- YOLO
+
+
+def yolo_line(number, corners=LEAF):
+    return " ".join(map(str, [number, *np.array(corners).T.ravel().tolist()]))
+
+
+def yolo_folder(place, count=6):
+    (place / "labels").mkdir(parents=True, exist_ok=True)
+    (place / "data.yaml").write_text("train: ../x\nnc: 3\nnames: [leaf, no, 7]\n")
+    for row in range(count):
+        (place / "labels" / f"{row}.txt").write_text(yolo_line(row % 2) + "\n\n")
+    return place
+
+
+def test_yolo(pictures):
+    place = yolo_folder(pictures())
+    (place / "labels" / "4.txt").write_text("")
+    (place / "labels" / "5.txt").unlink()
+    two = [[0.5, 1, 1, 0.5], [0.5, 0.5, 1, 1]]
+    (place / "labels" / "0.txt").write_text(f"{yolo_line(0)}\r\n{yolo_line(0, two)}\r\n")
+    arrays, read = masks_of(place)
+    assert (read.layout, read.classes) == ("yolo", ("leaf", "no", "7")) and check_labelled(
+        place
+    ) == []
+    assert arrays.known.tolist() == [[True] * 3] * 5 + [[False] * 3]
+    leaf, second = inside(np.array(LEAF).T * SIDES), inside(np.array(two).T * SIDES)
+    none = np.zeros(SIZE, bool)
+    for row, want in enumerate(([leaf | second, none], [none, leaf], [leaf, none], [none, leaf])):
+        np.testing.assert_array_equal(arrays.masks[row, :2], want)
+    assert not arrays.masks[4:].any()
+    assert read.notes == (
+        f"{place}: nobody looked at 1 of 6 photos; what they show stays unknown.",
+    )
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=3, max_size=8, unique=True))
+@settings(max_examples=40, deadline=None)
+def test_yolo_polygons_are_filled_as_matplotlib_fills_them(corners):
+    names = formats._Names(None, {0: "leaf"})
+    words = yolo_line(0, np.array(corners).T).split()
+    _, points = formats._yolo_line(words, SIZE, names)
+    np.testing.assert_allclose(points, np.array(corners) * SIDES)
+
+
+@pytest.mark.parametrize(
+    "text, names",
+    [
+        ("names:\n  0: leaf\n  2: bark\n  1: root\n", ("leaf", "root", "bark")),
+        ("names:\n- leaf\n- 'no'\n- on\n", ("leaf", "no", "on")),
+    ],
+)
+def test_names_of_yolo_classes(pictures, text, names):
+    place = yolo_folder(pictures())
+    (place / "data.yaml").write_text(text)
+    assert read_labelled(place).classes == names
+    (place / "data.yaml").unlink()
+    (place / "classes.txt").write_text("one\ntwo\n")
+    assert read_labelled(place).classes == ("one", "two")
+    (place / "classes.txt").rename(place / "labels" / "classes.txt")
+    assert read_labelled(place).classes == ("one", "two") and check_labelled(place) == []
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("0 0.5 0.5 0.2 0.2", "four numbers are a box"),
+        ("0 0.5 0.5 0.2 0.2 0.1 0.9 0.4", "even length"),
+        ("0 0.5 0.5 0.2 0.2", "3.txt, line 2"),
+        ("3 0 0 1 0 1 1", "the class '3' is none of the 3 in data.yaml"),
+        ("-1 0 0 1 0 1 1", "'-1' is none"),
+        ("leaf 0 0 1 0 1 1", "'leaf' is none"),
+        ("0 0 0 1 0 x 1", "'x'; write x y"),
+        ("0 0 0 36 0 36 24", "36 is no share of the picture"),
+        ("0 0 0 1.2 0 1 1", "corner 2 at x 43"),
+        ("0 0 0 nan 0 1 1", "corner 2 is not a number"),
+        ("0 0 0 inf 0 1 1", "inf is no share"),
+        ("0 0 0 0 0 1 1", "this one has 2"),
+        ("0", "this one has 0"),
+        ("9" * 5000, "is none of"),
+    ],
+)
+def test_faults_of_yolo_lines(pictures, line, words):
+    place = yolo_folder(pictures())
+    (place / "labels" / "3.txt").write_text(f"{yolo_line(1)}\n{line}\n")
+    fault = only_fault(place, words, "3.txt, line 2", classes=None)
+    assert len(fault) < 400 and fault[-1] in ".?"
+
+
+# each line holds the line before nine times: 9 ** 30 texts, if anybody spelled them out
+LAUGHTER = "a0: &a0 [x]\n" + "".join(
+    f"a{row}: &a{row} [{', '.join([f'*a{row - 1}'] * 9)}]\n" for row in range(1, 30)
+)
+LAUGHTER += "names: *a29\n"
+
+
+@pytest.mark.parametrize(
+    "spoil, words",
+    [
+        (lambda d: (d / "labels" / "z.txt").write_text(""), "z.txt: there is no picture z"),
+        (lambda d: (d / "labels" / "3.txt").write_bytes(b"\xff\xfe0"), "3.txt: is not UTF-8"),
+        (lambda d: (d / "data.yaml").unlink(), "the classes have no names"),
+        (lambda d: (d / "data.yaml").write_text("nc: 3"), "has no `names`"),
+        (lambda d: (d / "data.yaml").write_text("names: [a, A]"), "twice"),
+        (lambda d: (d / "data.yaml").write_text("names: {a: 0}"), "'a' is not the number"),
+        (
+            lambda d: (d / "data.yaml").write_text("names: [a, [b]]"),
+            "names, 1: what is no text cannot",
+        ),
+        (lambda d: (d / "data.yaml").write_text("names: [a, ../b]"), "cannot be the name"),
+        (lambda d: (d / "data.yaml").write_text("names: ["), "not valid YAML"),
+        (lambda d: (d / "data.yaml").write_text(LAUGHTER), "names, 0: what is no text cannot"),
+        (lambda d: (d / "data.yaml").write_text("[" * 20000), "not valid YAML"),
+        (lambda d: (d / "data.yaml").write_text("#" * 2**19), "longer than"),
+        (
+            lambda d: (d / "data.yaml").write_text("names: !!python/object/apply:os.getcwd []"),
+            "data.yaml",
+        ),
+        (lambda d: (d / "images" / "3.png").write_bytes(b""), "3.png: cannot be read"),
+        (lambda d: (d / "images" / "3.tif").write_bytes(b""), "3.tif: not one of .jpg"),
+        (lambda d: shutil.rmtree(d / "images"), "images: there is no such folder"),
+    ],
+)
+def test_faults_of_yolo_folders(pictures, spoil, words):
+    place = yolo_folder(pictures())
+    spoil(place)
+    faults = check_labelled(place)
+    assert any(words in fault for fault in faults), faults
+    assert all("\n" not in fault and fault[-1] in ".?" for fault in faults), faults
+
+
+def test_nobody_looked_at_any_yolo_photo(pictures):
+    place = yolo_folder(pictures())
+    for path in (place / "labels").iterdir():
+        path.unlink()
+    only_fault(place, "nobody looked for leaf, no, 7; label some photos", classes=None)
+
+
+# ---------------------------------------------------------------------------------------- labelme
+
+
+def labelme_shape(label, points, kind="polygon"):
+    return {"label": label, "points": points, "group_id": None, "shape_type": kind, "flags": {}}
+
+
+def labelme_folder(place, count=6):
+    "One JSON beside each photo, as labelme writes it."
+    corners = (np.array(LEAF).T * SIDES).tolist()
+    for row in range(count):
+        data = {
+            "version": "5.4.1",
+            "flags": {},
+            "shapes": [labelme_shape(("leaf", "bark")[row % 2], corners)],
+            "imagePath": f"{row}.png",
+            "imageData": "x" * 1000,
+            "imageHeight": SIZE[0],
+            "imageWidth": SIZE[1],
+        }
+        (place / f"{row}.json").write_text(json.dumps(data))
+    return place
+
+
+def edit(path, change):
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize("sub", [".", "images"])
+def test_labelme(pictures, sub):
+    place = pictures(7, sub=sub)
+    labelme_folder(place / sub)
+    edit(place / sub / "2.json", lambda d: d.update(shapes=[]))
+    box = labelme_shape("door", [[30, 20], [4, 2]], "rectangle")
+    edit(place / sub / "3.json", lambda d: d["shapes"].append(box))
+    arrays, read = masks_of(place)
+    assert (read.layout, read.classes) == ("labelme", ("bark", "door", "leaf"))
+    assert check_labelled(place) == [] and arrays.known.all()
+    assert list(arrays.names) == list("012345")
+    assert read.notes == (
+        f"{place}: 1 of 6 photos have nothing drawn and count as empty.",
+        f"{place}: 1 of 7 photos have no JSON file and are left out (6.png).",
+    )
+    leaf, none, door = inside(np.array(LEAF).T * SIDES), np.zeros(SIZE, bool), np.zeros(SIZE, bool)
+    door[2:20, 4:30] = True
+    want = [[none, none, leaf], [leaf, none, none], [none] * 3, [leaf, door, none]]
+    np.testing.assert_array_equal(arrays.masks[:4], want)
+
+
+def test_labelme_in_parts(pictures, tmp_path):
+    for number, (part, count) in enumerate((("train", 4), ("val", 1), ("test", 1))):
+        place = pictures(count, sub=part, start=0)
+        for row in range(count):
+            photo(place / part / f"{row}.png", 10 * number + row)
+        labelme_folder(place / part, count)
+    read = read_labelled(tmp_path / "d")
+    assert [sample.split for sample in read.samples] == [*["train"] * 4, "valid", "test"]
+    assert check_labelled(read.folder) == [] and len({sample.name for sample in read.samples}) == 6
+
+
+def test_labelme_with_classes_that_were_asked_for(pictures):
+    place = labelme_folder(pictures(sub="."))
+    assert read_labelled(place, ("leaf", "Bark")).classes == ("leaf", "Bark")
+    faults = check_labelled(place, ("leaf",))
+    assert len(faults) == 3 and "its label 'bark' is none of leaf, dent" in faults[0]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda d: d["shapes"][0].update(shape_type="circle"), "shape 1: is drawn as circle"),
+        (lambda d: d["shapes"][0].update(shape_type="linestrip"), "is drawn as linestrip"),
+        (lambda d: d["shapes"][0].update(shape_type="point"), "is drawn as point"),
+        (lambda d: d["shapes"][0].update(shape_type=[4]), "is drawn as [4]"),
+        (lambda d: d["shapes"][0].update(points=[[1, 2], [3, 4]]), "this one has 2"),
+        (lambda d: d["shapes"][0].update(points=[[1, 2, 3]] * 4), "not pairs"),
+        (lambda d: d["shapes"][0].update(points=4), "not pairs"),
+        (lambda d: d["shapes"][0].update(points=[["1", 2]] * 4), "not two lists of numbers"),
+        (lambda d: d["shapes"][0].update(points=[[1, 2], [3, 4], [99, 5]]), "corner 3 at x 99"),
+        (lambda d: d["shapes"][0].update(label="../x"), "cannot be the name of a class"),
+        (lambda d: d["shapes"][0].update(label=None), "cannot be the name of a class"),
+        (lambda d: d["shapes"].append("x"), "shape 2: is not an object"),
+        (lambda d: d.update(shapes=4), "has no list of shapes"),
+        (lambda d: d.update(imagePath="../3.png"), "does not stay in the folder"),
+        (lambda d: d.update(imagePath=None), "does not stay in the folder"),
+        (lambda d: d.update(imagePath="gone.png"), "gone.png is not there"),
+        (lambda d: d.update(imagePath="2.png"), "2.png has two JSON files"),
+        (lambda d: d.update(imageHeight=36, imageWidth=24), "resized after it was annotated"),
+    ],
+)
+def test_faults_of_labelme(pictures, change, words):
+    place = labelme_folder(pictures(sub="."))
+    edit(place / "3.json", change)
+    fault = only_fault(place, words, f"{place / '3.json'}", classes=None)
+    assert fault[-1] in ".?" and len(fault) < 400
+
+
+def test_broken_labelme_files(pictures):
+    place = labelme_folder(pictures(7, sub="."), 7)
+    (place / "3.json").write_text("[" * 100_000)
+    (place / "4.json").write_text("{")
+    (place / "5.json").unlink()
+    (place / "5.json").mkdir()
+    faults = check_labelled(place)
+    assert [f"{row}.json: not valid JSON" in fault for row, fault in zip("345", faults)] == [
+        True
+    ] * 3
+    edit(place / "2.json", lambda d: d.pop("shapes"))  # somebody else's file
+    assert len(check_labelled(place)) == 3
+
+
+# ----------------------------------------------------------------------------- things stay together
+
+
+@pytest.mark.parametrize("group", ["^[a-z]+", "^([a-z]+)_[0-9]", "(?:_)?([a-z]+)"])
+def test_photos_of_one_thing_stay_together(tmp_path, group):
+    stems = [f"{thing}_{row}" for thing in ("oak", "elm", "fir", "ash", "yew") for row in range(4)]
+    for number, stem in enumerate(stems):
+        photo(tmp_path / "images" / f"{stem}.png", number)
+        png(tmp_path / "masks" / f"{stem}.png", block() // 255)
+    shutil.copy(tmp_path / "images" / "oak_1.png", tmp_path / "images" / "fir_2.png")
+    seen = set()
+    for seed in range(6):
+        read = read_labelled(tmp_path, seed=seed, group=group)
+        parts = {}
+        for sample in read.samples:
+            parts.setdefault(sample.name[:3], set()).add(sample.split)
+        assert all(len(found) == 1 for found in parts.values())
+        assert parts["oak"] == parts["fir"] and set().union(*parts.values()) == set(CAR_SPLITS)
+        seen.add(tuple(sample.split for sample in read.samples))
+    assert len(seen) > 1
+    alone = read_labelled(tmp_path, seed=0)
+    assert any(
+        len({sample.split for sample in alone.samples if sample.name.startswith(tree)}) > 1
+        for tree in ("oak", "elm", "fir", "ash", "yew")
+    )
+
+
+def test_patterns_that_cannot_be_used(pictures):
+    place = pictures()
+    index_folder(place)
+    for pattern, words in (
+        ("(", "'(' is not a regular expression"),
+        ("tree", "'tree' finds nothing in any file name (0.png, ...)"),
+        ("png", "1 different things cannot be split into train, valid and test; three are needed"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(words)):
+            read_labelled(place, group=pattern)
+    note = "'^[0-3]' finds nothing in 2 of 6 file names; each of these photos counts as a thing"
+    assert any(note in line for line in read_labelled(place, group="^[0-3]").notes)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_rows_that_share_a_key_share_a_number(pairs):
+    number = formats._together(*zip(*pairs))
+    rows = len(pairs)
+    graph = coo_matrix(
+        [[one[0] == two[0] or one[1] == two[1] for one in pairs] for two in pairs], (rows, rows)
+    )
+    _, other = connected_components(graph)
+    assert [(number == place).tolist() for place in number] == [
+        (other == place).tolist() for place in other
+    ]
+
+
+def test_many_classes_can_be_split(pictures):
+    place = yolo_folder(pictures(9), 9)
+    (place / "classes.txt").write_text("\n".join(f"kind {row}" for row in range(90)))
+    (place / "data.yaml").unlink()
+    read = read_labelled(place)
+    assert len(read.classes) == 90 and len({sample.split for sample in read.samples}) == 3
+
+
+def test_every_photo_has_its_own_name(tmp_path):
+    photos = [tmp_path / name for name in ("sub/a.jpg", "x/a.jpg", "sub-a.jpg.png")]
+    names = formats._names(tmp_path, [formats._Photo(None, path, {}) for path in photos])
+    assert len(set(names)) == 3
+
+
+def test_layouts_of_any_classes(pictures, tmp_path):
+    place = pictures()
+    with pytest.raises(ValueError, match="no labels found; it should hold images/ and masks/"):
+        find_layout(place)
+    labelme_folder(place / "images")
+    assert find_layout(place) == "labelme"
+    index_folder(place)
+    assert find_layout(place) == "masks"
+    shutil.copy(place / "images" / "0.json", place)
+    only_fault(place, "two kinds of labels, masks/ and labelme's JSON files", classes=None)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("layout", ["labelme", "yolo"])
+def test_damaged_labels_of_any_classes_give_sentences(pictures, layout, seed):
+    rng, place = random.Random(seed), pictures(4, sub="images" if layout == "yolo" else ".")
+    (yolo_folder if layout == "yolo" else labelme_folder)(place, 4)
+    path = place / ("labels/1.txt" if layout == "yolo" else "1.json")
+    text = path.read_text()
+    for _ in range(40):
+        spoilt = list(text)
+        for _ in range(rng.randint(1, 4)):
+            spoilt[rng.randrange(len(spoilt))] = rng.choice('0123456789.-"[]{},:ex \n\0\u00e9')
+        path.write_text("".join(spoilt))
+        for fault in check_labelled(place):
+            assert "\n" not in fault and fault[-1] in ".?" and len(fault) < 700, fault
 
 
 # ----------------------------------------------------------------------- generated and real folders
@@ -861,37 +1562,37 @@ def test_generated_folder(tmp_path, style):
     place = write_car_folder(
         tmp_path / "cars", damage=(4, 1, 1), gaps=(3, 1, 1), shape=(48, 72), style=style
     )
-    assert check_cars(place) == []
-    cars = read_cars(place)
+    assert check_labelled(place, DAMAGES) == []
+    cars = read_labelled(place, DAMAGES)
     assert [sum(sample.split == split for sample in cars.samples) for split in CAR_SPLITS] == [
         7,
         2,
         2,
     ] and cars.classes == DAMAGES
-    arrays = load_cars(cars.samples, (48, 72))
+    arrays = load_labelled(cars.samples, (48, 72), DAMAGES)
     assert (
         arrays.known.sum(0).tolist() == [6, 6, 5]
         and arrays.masks[arrays.known[:, 2], 2].any((1, 2)).all()
     )
 
 
-def test_load_cars_refuses_nothing_and_names_pictures(socar):
+def test_load_labelled_refuses_nothing_and_names_pictures(socar):
     with pytest.raises(ValueError, match="no photos to load"):
-        load_cars([], (12, 18))
-    samples = read_cars(socar).samples
+        load_labelled([], (12, 18), DAMAGES)
+    samples = read_labelled(socar, DAMAGES).samples
     samples[1].picture.unlink()
     with pytest.raises(ValueError, match="train0.jpg"):
-        load_cars(samples, (12, 18))
+        load_labelled(samples, (12, 18), DAMAGES)
     assert picture_shape(samples[0].picture) == SIZE
 
 
 @pytest.mark.real
 def test_real_socar(real_data):
     place = real_data / "car_damage" / "socar"
-    assert [("25_12dc.jpg" in fault, "48_ca48.jpg" in fault) for fault in check_cars(place)] == [
-        (True, True)
-    ]  # one photo under two names
-    cars = read_cars(place)
+    assert [
+        ("25_12dc.jpg" in fault, "48_ca48.jpg" in fault) for fault in check_labelled(place, DAMAGES)
+    ] == [(True, True)]  # one photo under two names
+    cars = read_labelled(place, DAMAGES)
     assert (
         cars.classes == DAMAGES
         and len(cars.notes) == 1
@@ -902,7 +1603,9 @@ def test_real_socar(real_data):
         17,
         17,
     ]
-    arrays = load_cars([sample for sample in cars.samples if sample.split == "test"], (96, 144))
+    arrays = load_labelled(
+        [sample for sample in cars.samples if sample.split == "test"], (96, 144), DAMAGES
+    )
     assert (
         arrays.known.sum(0).tolist() == [15, 15, 2]
         and (arrays.masks.any(axis=(2, 3)) & arrays.known).any(axis=1).all()
@@ -922,9 +1625,9 @@ def test_real_socar(real_data):
 
 @pytest.mark.real
 def test_real_via_agrees_with_real_socar(real_data):
-    cars = read_cars(real_data / "car_damage" / "via")
+    cars = read_labelled(real_data / "car_damage" / "via", DAMAGES)
     assert (
-        check_cars(cars.folder) == []
+        check_labelled(cars.folder, DAMAGES) == []
         and cars.classes == ("dent", "scratch")
         and len(cars.samples) == 102
     )

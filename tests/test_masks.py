@@ -594,3 +594,11 @@ def test_import_is_light():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    "shape", [(None, 3), ("a", 3), None, 7, (float("nan"), 3), (float("inf"), 3), "34"]
+)
+def test_no_shape_is_a_sentence(shape):
+    with pytest.raises(ValueError, match="two whole numbers from 1; got"):
+        rle_decode("1 1", shape)

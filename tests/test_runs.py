@@ -1,5 +1,6 @@
 """A run's folder: nothing of the user's is lost in it, nothing false is called a success."""
 
+import json
 import os
 import re
 import signal
@@ -14,7 +15,17 @@ from typer.testing import CliRunner
 
 from cloudlearn import cli
 from cloudlearn.files import MANIFEST, read_manifest, whole_folder, write_file
-from cloudlearn.runs import clear_run, foreign_files, open_run, versions
+from cloudlearn.runs import (
+    TrainRun,
+    clear_run,
+    compare_runs,
+    complete,
+    foreign_files,
+    open_run,
+    plain_settings,
+    run_from_settings,
+    versions,
+)
 from cloudlearn.scenes.cars import write_car_folder
 from cloudlearn.scenes.chest import write_chest_folder
 from cloudlearn.scenes.clouds import write_cloud_folder
@@ -417,3 +428,71 @@ def test_versions_name_what_matters_and_survive_what_is_missing():
     models = {"torch", "segmentation-models-pytorch", "timm", "lightning"}
     assert models | {"scikit-learn", "opencv-python-headless"} < set(found)
     assert versions(("no-such-package",))["no-such-package"] == "not installed"
+
+
+# -------------------------------------------------------------------------------- runs side by side
+
+
+def left_by_a_run(folder, pipeline="clouds", table="ladder.csv", **settings):
+    "A folder as a finished run leaves it, with one score."
+    folder.mkdir(parents=True)
+    record = {"pipeline": pipeline, "settings": {"seed": 0, "epochs": 5} | settings}
+    (folder / "run.json").write_text(json.dumps(record))
+    names = "step" if pipeline == "clouds" else "arm,class"
+    row = "raw" if pipeline == "clouds" else "as drawn,dent"
+    dice = 0.5 + 0.01 * settings.get("epochs", 5)
+    (folder / table).write_text(f"{names},dice,low,high\n{row},{dice},{dice - 0.1},{dice + 0.1}\n")
+    return folder
+
+
+def test_runs_side_by_side(tmp_path):
+    folders = [left_by_a_run(tmp_path / str(epochs), epochs=epochs) for epochs in (2, 5, 9)]
+    table = compare_runs(folders)
+    assert table.index.tolist() == ["epochs", "raw"]  # the seed is the same in all
+    assert table.columns.tolist() == list(map(str, folders))
+    assert table.loc["epochs"].tolist() == ["2", "5", "9"]
+    assert table.loc["raw"].tolist() == [
+        "0.520 (0.420 to 0.620)",
+        "0.550 (0.450 to 0.650)",
+        "0.590 (0.490 to 0.690)",
+    ]
+    cars = [left_by_a_run(tmp_path / f"car {n}", "cars", "scores.csv", epochs=n) for n in (1, 2)]
+    assert compare_runs(cars).index.tolist() == ["epochs", "as drawn, dent"]
+
+
+def test_runs_that_cannot_stand_side_by_side(tmp_path):
+    clouds, cars = (
+        left_by_a_run(tmp_path / "a"),
+        left_by_a_run(tmp_path / "b", "cars", "scores.csv"),
+    )
+    with pytest.raises(ValueError, match="two runs at least"):
+        compare_runs([clouds])
+    with pytest.raises(ValueError, match="b is a run of cars, .*a one of clouds: compare runs of"):
+        compare_runs([clouds, cars])
+    with pytest.raises(ValueError, match="there is no such file; give the folder of a finished"):
+        compare_runs([clouds, tmp_path / "nowhere"])
+
+
+# ------------------------------------------------------------------------------ settings of `train`
+
+
+def test_settings_of_train_survive_a_file(tmp_path):
+    run = TrainRun(data=tmp_path, classes=("a", "b"), frame="native", scale=0.5, size=(64, 32))
+    told = json.loads(json.dumps(plain_settings(complete(run))))
+    assert run_from_settings(TrainRun, told) == run
+    assert {"out", "resume", "progress"}.isdisjoint(told)
+
+
+@pytest.mark.parametrize(
+    "wish, words",
+    [
+        (dict(scale=0.0), "--scale 0.0: above 0 and at most 1"),
+        (dict(frame="half"), "--frame half: choose from whole, native"),
+        (dict(batch_size=1), "--batch-size 1: 2 at least"),
+        (dict(learning_rate=0.0), "--learning-rate 0.0: above 0"),
+        (dict(device="tpu"), "choose from auto, cpu, gpu"),
+    ],
+)
+def test_settings_of_train_have_limits(wish, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        complete(TrainRun(**wish))

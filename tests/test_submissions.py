@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -710,3 +711,19 @@ def test_real_folder(real_labels):
 def test_real_folders_have_no_faults(real_data):
     assert check_clouds(real_data / "clouds") == []
     assert check_clouds(real_data / "clouds_more") == []
+
+
+def test_a_file_of_commas_costs_little(tmp_path):
+    for name, content, said in (
+        ("one line", b"," * 60_000_000, "line 2: longer than 16 MB"),
+        ("long lines", (b"," * 9_000_000 + b"\n") * 6, "line 2: 9000001 cells where two are"),
+        ("short lines", b",\n" * 20_000_000, "line 1002: 1,000 lines before it are faulty"),
+    ):
+        path = tmp_path / f"{name}.csv"
+        path.write_bytes(b"Image_Label,EncodedPixels\n" + content)
+        tracemalloc.start()
+        _, faults = submissions._scan_rows(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert any(said in fault for fault in faults) and len(faults) <= 1_001
+        assert peak < 80_000_000

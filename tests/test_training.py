@@ -21,10 +21,12 @@ from cloudlearn import training
 from cloudlearn.encoders import Normalise, build_classifier, build_unet
 from cloudlearn.learning import seeded
 from cloudlearn.losses import named_loss
+from cloudlearn.samples import UNKNOWN
 from cloudlearn.training import (
     PictureSet,
     epoch_batches,
     fit,
+    keep_unknown,
     load_network_state,
     make_optimiser,
     native_bf16,
@@ -115,6 +117,22 @@ def test_unknown_planes_keep_their_mark():
         PictureSet(pictures, targets)  # a 0/255 mask is no target
     with pytest.raises(ValueError, match="must be a uint8 array"):
         PictureSet(pictures, targets > 0, unknown=255)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_unknown_stays_unknown_when_turned(seed):
+    targets = np.zeros((1, 2, 40, 60), np.uint8)
+    targets[0, 0], targets[0, 1] = 1, UNKNOWN
+    pictures = np.full((1, 40, 60, 3), 255, np.uint8)
+    turn = train_transform(scale=(0.5, 0.6), degrees=40)
+    found = []
+    for transform in (turn, keep_unknown(turn)):
+        with seeded(seed):
+            found.append(PictureSet(pictures, targets, transform, unknown=UNKNOWN)[0])
+    (bare, with_corners), (kept, target) = found
+    assert torch.equal(bare, kept) and torch.equal(with_corners[0], target[0])
+    assert set(with_corners[1].unique().tolist()) == {0, UNKNOWN}
+    assert set(target[0].unique().tolist()) == {0, 1} and (target[1] == UNKNOWN).all()
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -377,6 +395,32 @@ def test_a_fresh_start_forgets_the_old_run(tmp_path):
     run(one, tmp_path, resume=True)
     run(two, tmp_path, "other")
     assert same(one, two)
+
+
+@pytest.mark.parametrize("what", ["a pixel", "a label", "a validation picture", "the order"])
+@pytest.mark.parametrize("finished", [False, True])
+def test_resume_refuses_other_data(tmp_path, what, finished):
+    def sets(changed):
+        pictures, masks = PICTURES.copy(), MASKS.copy()
+        if changed == "a pixel":
+            pictures[2, 5, 7, 1] ^= 1
+        if changed == "a label":
+            masks[1, 0, 3, 3] ^= True
+        if changed == "a validation picture":
+            pictures[9, 0, 0, 0] ^= 1
+        rows = [1, 0, *range(2, 7)] if changed == "the order" else range(7)
+        train = PictureSet(pictures[rows], masks[rows])
+        return train, PictureSet(pictures[7:], masks[7:])
+
+    options = {"epochs": 2, "batch_size": 4, "device": "cpu", "precision": "32", "progress": False}
+    if finished:
+        fit(small(), *sets(None), tmp_path, **options)
+    else:
+        with pytest.raises(Unplugged):
+            fit(small(), *sets(None), tmp_path, loss=unplug_after(3), **options)
+    with pytest.raises(ValueError, match="pictures or labels have changed since .*segment-"):
+        fit(small(), *sets(what), tmp_path, resume=True, **options)
+    fit(small(), *sets(None), tmp_path, resume=True, **options)
 
 
 def test_resume_refuses_other_settings(tmp_path):

@@ -36,31 +36,40 @@ from cloudlearn.cars.segment import (
 from ..decisions import short_decimal
 from ..encoders import build_zero, encoder_share
 from ..files import picture_shape, write_file
-from ..formats import CarSample, coco_encode, load_cars, read_cars
+from ..formats import LabelledPicture, coco_encode, load_labelled, read_labelled
 from ..learning import seeded
 from ..losses import named_loss
 from ..masks import COLOURS, resize_mask
 from ..report import figure_png, show_decisions, show_log
-from ..runs import CarRun, Pipeline, Told, plain_settings, read_record, timed
+from cloudlearn.runs import (
+    Answers,
+    CarRun,
+    Pipeline,
+    Told,
+    plain_settings,
+    read_record,
+    timed,
+    whole_answers,
+)
 from ..samples import Samples
 from ..scenes.cars import CAR_SPLITS, DAMAGES, write_car_folder
 from ..scores import fit_thresholds
-from ..training import load_network_state, predict_pictures
+from ..training import OneByOne, load_network_state, predict_pictures
 from ..weights import DEFAULT_ENCODER
 
 # %% ../../nbs/36_cars_run.ipynb #ff16be6b
 class CarSets(NamedTuple):
     "All that is read before training."
-    layout: str          # socar, via or coco
+    layout: str          # socar, via, coco, masks, yolo or labelme
     classes: tuple       # C names, those that somebody looked for
     train: Samples       # without empty photos, unless they are kept
     valid: Samples       # chooses thresholds, and the network for each class
     test: Samples        # scores
-    samples: list        # of CarSample: the test photos, for masks at their own size
+    samples: list        # of LabelledPicture: the test photos, for masks at their own size
     notes: tuple         # what was left out, or is too little to judge by, one sentence each
 
 
-def read_car_sets(folder: str | Path,                 # in one of the three layouts
+def read_car_sets(folder: str | Path,                 # in one of the six layouts
                   size: tuple[int, int],              # (h, w) to train at, pixels
                   *,
                   classes: Sequence[str] = DAMAGES,   # wanted
@@ -68,11 +77,11 @@ def read_car_sets(folder: str | Path,                 # in one of the three layo
                   seed: int = 0,                      # of the split, where the layout has none
                   ) -> CarSets:                       # three sets of one size
     "Read the photos, leave empty ones out of training, and note what a reader has to know."
-    cars = read_cars(folder, classes, seed)
+    cars = read_labelled(folder, classes, seed)
     parts = {}
     for split in CAR_SPLITS:
         parts[split] = [sample for sample in cars.samples if sample.split == split]
-    train, valid, test = (load_cars(parts[split], size, cars.classes) for split in CAR_SPLITS)
+    train, valid, test = (load_labelled(parts[split], size, cars.classes) for split in CAR_SPLITS)
     kept = train if keep_empty else leave_out_empty(train)
     notes = list(cars.notes)
     left_out = len(train.names) - len(kept.names)
@@ -209,11 +218,11 @@ def show_arms(scores: pd.DataFrame,   # of `judge_cars`
     return ax
 
 # %% ../../nbs/36_cars_run.ipynb #45bd4668
-def write_masks(out: str | Path,             # masks/CLASS/NAME.png and masks.json are made in it
-                samples: Sequence[CarSample],   # N photos
-                masks: np.ndarray,           # (N, C, h, w) bool: the answers
-                classes: Sequence[str],      # C names
-                ) -> Path:                   # masks.json
+def write_masks(out: str | Path,        # masks/CLASS/NAME.png and masks.json are made in it
+                samples: Sequence[LabelledPicture],  # N photos
+                masks: np.ndarray,       # (N, C, h, w) bool: the answers
+                classes: Sequence[str],  # C names
+                ) -> Path:               # masks.json
     "Write the answers as PNG masks (0 and 255) and as one COCO file."
     out = Path(out)
     images = []
@@ -373,13 +382,34 @@ def _write(run: CarRun, sets: CarSets, trained: tuple, judgement: CarJudgement) 
     return {}
 
 
+def _judge(run: CarRun, sets: CarSets, trained: tuple) -> CarJudgement:
+    "Scores and decisions, of networks that look at one photo at a time, as `_answers` does."
+    networks = {arm: OneByOne(network) for arm, network in trained[0].items()}
+    return judge_cars(sets, networks, run.seed)
+
+
+def _answers(run: CarRun, networks: dict, decisions: pd.DataFrame, flips: bool) -> Answers:
+    "How a loaded run answers: for each class the network and the threshold that were chosen."
+    arms = list(decisions["arm"])
+
+    def maps(photo: np.ndarray) -> np.ndarray:
+        found = {arm: predict_pictures(networks[arm], photo[None], flips=flips)[0]
+                 for arm in dict.fromkeys(arms)}
+        return np.stack([found[arm][plane] for plane, arm in enumerate(arms)])
+
+    def decide(photo: np.ndarray) -> np.ndarray:
+        return cut(maps(photo), decisions["threshold"])
+
+    return whole_answers(decisions["class"], run.size, maps, decide)
+
+
 CARS = Pipeline(
     name="cars", settings=CarRun, check=_check, scenes=_scenes, write=_write, load=_load,
+    judge=_judge, answers=_answers,
     read=lambda run, folder: read_car_sets(
         folder, run.size, classes=run.classes, keep_empty=run.keep_empty, seed=run.seed),
     train=lambda run, sets, seconds: train_car_arms(
         training_arms(sets, run.dilate), sets, run, seconds),
-    judge=lambda run, sets, trained: judge_cars(sets, trained[0], run.seed),
     report=lambda run, sets, trained, judgement: report_cars(sets, judgement, trained[1]))
 
 # %% ../../nbs/36_cars_run.ipynb #cc70ecfb

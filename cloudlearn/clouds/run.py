@@ -36,6 +36,7 @@ from cloudlearn.clouds.segment import (
     pair_tables,
     probability_maps,
     read_cuts,
+    scale_maps,
     segmenter,
     train_segmenter,
     write_first,
@@ -45,7 +46,16 @@ from ..encoders import encoder_share
 from ..files import load_pictures, read_picture, split_pictures
 from ..losses import named_loss
 from ..report import figure_png, show_decisions, show_ladder, show_log
-from ..runs import CloudRun, Pipeline, Told, plain_settings, read_record, timed
+from cloudlearn.runs import (
+    Answers,
+    CloudRun,
+    Pipeline,
+    Told,
+    plain_settings,
+    read_record,
+    timed,
+    whole_answers,
+)
 from ..samples import Samples, all_known, pick
 from ..scenes.clouds import CLOUD_CLASSES, cloud_scene, write_cloud_folder
 from ..scores import dice_summary, step_gains
@@ -56,7 +66,7 @@ from cloudlearn.submissions import (
     judging_faults,
     write_labels,
 )
-from ..training import load_network_state, predict_pictures
+from ..training import OneByOne, load_network_state, predict_pictures
 
 # %% ../../nbs/24_clouds_run.ipynb #774dd0eb
 def cross_fit(present: np.ndarray,   # (N, C) bool: which classes are in which validation picture
@@ -347,16 +357,38 @@ def _load(run: CloudRun, record: dict) -> tuple[tuple, tuple[Cuts, np.ndarray]]:
     return networks, (cuts, np.array([row["presence_threshold"] for row in rows]))
 
 
+def _write(run: CloudRun, clouds: Clouds, trained: tuple, judgement: Judgement) -> dict:
+    "Both submissions, of networks that look at one picture at a time, as `_answers` does."
+    networks = tuple(map(OneByOne, trained[0]))
+    return {"scored": write_submissions(clouds, networks, judgement, run.out, flips=run.flips)}
+
+
+def _answers(run: CloudRun, networks: tuple, decisions: tuple, flips: bool) -> Answers:
+    "How a loaded run answers: the U-Net draws, small parts go, and the classifier blanks."
+    cuts, thresholds = decisions
+    flips = flips or run.flips   # cuts that were chosen with flips are meant for them
+
+    def maps(picture: np.ndarray) -> np.ndarray:
+        return predict_pictures(networks[0], picture[None], flips=flips)[0]
+
+    def decide(picture: np.ndarray) -> np.ndarray:
+        drawn = cut_maps(scale_maps(maps(picture)), cuts)
+        presence = predict_pictures(networks[1], picture[None])[0]
+        absent = presence < thresholds.astype(presence.dtype)
+        return drawn & ~absent[:, None, None]
+
+    return whole_answers(CLOUD_CLASSES, run.size, maps, decide)
+
+
 CLOUDS = Pipeline(
-    name="clouds", settings=CloudRun, check=_check, load=_load, train=_train,
+    name="clouds", settings=CloudRun, check=_check, load=_load, train=_train, write=_write,
+    answers=_answers,
     scenes=lambda run, folder: write_cloud_folder(
         folder, run.scenes, max(4, run.scenes // 8), seed=run.seed),
     read=lambda run, folder: read_clouds(
         folder, run.size, VALIDATION_SHARE if run.data else 1 / 4, run.seed),
     judge=lambda run, clouds, trained: judge_clouds(
         clouds, trained[0], recall=run.recall, flips=run.flips, seed=run.seed),
-    write=lambda run, clouds, trained, judgement: {
-        "scored": write_submissions(clouds, trained[0], judgement, run.out, flips=run.flips)},
     report=lambda run, clouds, trained, judgement: report_clouds(
         clouds, trained[0][0], judgement, logs=trained[1], run=run))
 

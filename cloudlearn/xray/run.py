@@ -418,7 +418,7 @@ def _load(run: XrayRun, record: dict) -> tuple[dict, pd.DataFrame]:
 
 
 XRAY = Pipeline(
-    name="xray", settings=XrayRun, check=_check, scenes=_scenes, load=_load,
+    name="xray", settings=XrayRun, check=_check, scenes=_scenes, load=_load, answers=None,
     read=lambda run, folder: read_xray_sets(folder, run.size, run.seed, run.drop_shared),
     train=lambda run, sets, seconds: train_xray_arms(sets, run, seconds),
     judge=lambda run, sets, trained: judge_xray_arms(sets, trained[0], run.seed),
