@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'sentence', 'Terminated', 'stop_on_sigterm', 'sentences', 'parse_size', 'check_place', 'check_encoder',
-           'parse_choice', 'add_run', 'score', 'main', 'predict', 'compare', 'parse_date', 'parse_box', 'fetch',
+           'parse_choice', 'add_run', 'score', 'main', 'draw_masks', 'compare', 'parse_date', 'parse_box', 'fetch',
            'check', 'find_experiment', 'experiment']
 
 # %% ../nbs/workshop/cli.ipynb #1adc61e0
@@ -14,6 +14,7 @@ import json
 import os
 import re
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -285,6 +286,9 @@ def _score_folders(pred: Path, truth: Path) -> None:
     typer.echo(f"dice {pairs['dice'].mean():.4f}")
 
 
+_UsageError = typer.BadParameter.__bases__[0]   # whatever is wrong with what was typed
+
+
 def main() -> None:
     "The command `cloudlearn`."
     # it draws into files: no screen is needed, and a notebook's setting does not apply
@@ -295,14 +299,24 @@ def main() -> None:
     # the readers say so themselves
     warnings.filterwarnings("ignore", message="Image size .* decompression bomb")
     stop_on_sigterm()
-    app()
+    try:
+        raise SystemExit(app(standalone_mode=False))
+    except _UsageError as error:   # in one sentence, as all other faults are
+        if not sys.argv[1:]:   # nothing typed: the help as it stands
+            typer.echo(error.format_message(), err=True)
+            raise SystemExit(2) from None
+        command = error.ctx.command_path if error.ctx else "cloudlearn"
+        said = " ".join(error.format_message().split()).rstrip(".")
+        typer.echo(f"cloudlearn: {said}; `{command} --help` shows what there is.", err=True)
+        raise SystemExit(2) from None
 
 # %% ../nbs/workshop/cli.ipynb #3cf3cc5d
-@app.command()
-def predict(
+@app.command("predict")
+def draw_masks(
     sources: Annotated[list[str], typer.Argument(
         metavar="SOURCE", help="Pictures: files, folders (without their subfolders), "
                                   "or patterns such as 'photos/*.jpg'.")],
+    *,
     run: Annotated[Path, typer.Option("--run", metavar="RUN_DIR",
                                       help="The folder of a finished run.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR",

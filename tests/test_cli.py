@@ -776,3 +776,48 @@ def test_the_list_of_experiments_is_whole():
     words = f"no experiment 'tea'; choose one of {', '.join(EXPERIMENTS)}$"
     with pytest.raises(ValueError, match=words):
         cli.find_experiment("tea")
+
+
+@pytest.mark.parametrize(
+    "typed, said",
+    [
+        (["clouds", "--epochs", "x"], "'--epochs'"),
+        (["clouds", "--nope"], "--nope"),
+        (["nope"], "No such command 'nope'"),
+        (["score"], "Missing argument"),
+        (["clouds", "--data"], "'--data' requires an argument"),
+    ],
+)
+def test_a_slip_in_typing_is_one_sentence(monkeypatch, capsys, typed, said):
+    monkeypatch.setattr(sys, "argv", ["cloudlearn", *typed])
+    monkeypatch.setattr(cli, "stop_on_sigterm", lambda: None)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and line.startswith("cloudlearn: ")
+    assert said in line and line.endswith("--help` shows what there is.")
+
+
+def test_the_command_ends_with_the_status_of_its_work(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "stop_on_sigterm", lambda: None)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    for typed, status in ((["--version"], 0), (["check", "/nowhere/at/all"], 2)):
+        monkeypatch.setattr(sys, "argv", ["cloudlearn", *typed])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert (ended.value.code or 0) == status
+
+
+def test_nothing_typed_shows_the_help(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "stop_on_sigterm", lambda: None)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    monkeypatch.setattr(sys, "argv", ["cloudlearn"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    lines = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and lines[0].startswith("Usage: ")
+    assert any(line.strip().startswith("predict ") for line in lines)
