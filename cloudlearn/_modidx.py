@@ -1017,6 +1017,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                'cloudlearn/training.py'),
                                      'cloudlearn.training._WholeCheckpoint.save_checkpoint': ( 'workshop/training.html#_wholecheckpoint.save_checkpoint',
                                                                                                'cloudlearn/training.py'),
+                                     'cloudlearn.training._asked': ('workshop/training.html#_asked', 'cloudlearn/training.py'),
                                      'cloudlearn.training._body': ('workshop/training.html#_body', 'cloudlearn/training.py'),
                                      'cloudlearn.training._check_run': ('workshop/training.html#_check_run', 'cloudlearn/training.py'),
                                      'cloudlearn.training._check_same': ('workshop/training.html#_check_same', 'cloudlearn/training.py'),

@@ -450,16 +450,23 @@ def _fingerprint(*sets: Dataset | None) -> str:
             digest.update(np.ascontiguousarray(row))
     return digest.hexdigest()
 
+_FOLLOWS = {"data", "pictures", "steps"}   # what is no setting, but follows from the data
+
+def _asked(settings: dict) -> dict:
+    "Every setting by its name; those of a pipeline's run stand in a dict of their own."
+    return {**settings.get("run", {}), **{k: v for k, v in settings.items() if k != "run"}}
+
 def _check_same(before: dict, now: dict, path: Path) -> None:
-    "A run goes on with the data and the settings it was begun with, or not at all."
-    if before.get("data") != now["data"]:
+    "A run goes on with the settings and the data it was begun with, or not at all."
+    old, new = _asked(before), _asked(now)
+    for key in sorted((old.keys() | new.keys()) - _FOLLOWS):
+        if old.get(key) != new.get(key):
+            raise ValueError(f"{path} was begun with {key}={old.get(key)!r}, now it is "
+                             f"{new.get(key)!r}: resume with the old value, "
+                             "or start anew, without resuming")
+    if any(old.get(key) != new.get(key) for key in _FOLLOWS):
         raise ValueError(f"pictures or labels have changed since {path} was begun: put the old "
                          "ones back, or start anew, without resuming")
-    for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key):
-            raise ValueError(f"{path} was begun with {key}={before.get(key)!r}, now it is "
-                             f"{now.get(key)!r}: resume with the old value, "
-                             "or start anew, without resuming")
 
 def _pick_up(network: nn.Module, record: _Record) -> Path | None:
     "The checkpoint to go on from, or None; a finished run's network and log are loaded instead."
