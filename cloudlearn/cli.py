@@ -300,7 +300,9 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="Image size .* decompression bomb")
     stop_on_sigterm()
     try:
-        raise SystemExit(app(standalone_mode=False))
+        status = app(standalone_mode=False)
+    except typer.Abort:   # Ctrl-C before a command's own work began
+        raise SystemExit(128 + signal.SIGINT) from None
     except _UsageError as error:   # in one sentence, as all other faults are
         if not sys.argv[1:]:   # nothing typed: the help as it stands
             typer.echo(error.format_message(), err=True)
@@ -309,6 +311,7 @@ def main() -> None:
         said = " ".join(error.format_message().split()).rstrip(".")
         typer.echo(f"cloudlearn: {said}; `{command} --help` shows what there is.", err=True)
         raise SystemExit(2) from None
+    if status: raise SystemExit(status)
 
 # %% ../nbs/workshop/cli.ipynb #3cf3cc5d
 @app.command("predict")
