@@ -45,3 +45,37 @@ def close_figures():
     yield
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
+
+
+@pytest.fixture
+def csv(tmp_path):
+    "Writes text or bytes to a file and returns its path."
+
+    def write(content, name="labels.csv"):
+        path = tmp_path / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def cloud_folder(tmp_path_factory):
+    "A small folder in the competition's layout; read only."
+    from cloudlearn.scenes.clouds import write_cloud_folder
+
+    return write_cloud_folder(
+        tmp_path_factory.mktemp("clouds") / "folder", train=12, test=5, shape=(70, 105)
+    )
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    "No network, an empty store; touching a socket is a failure."
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+
+    def asked(*args, **kwargs):
+        pytest.fail("the network was asked")
+
+    monkeypatch.setattr("socket.create_connection", asked)

@@ -3,64 +3,21 @@
 import itertools
 
 import numpy as np
-import pandas as pd
 import pytest
+from tables import BLANK, HEAD, frame, rows
 
 from cloudlearn.clouds.data import encode_masks, label_masks, score_submission
 from cloudlearn.files import split_pictures
 from cloudlearn.masks import resize_mask, rle_decode
-from cloudlearn.scenes.clouds import CLOUD_CLASSES, RLE_SHAPE, write_cloud_folder
+from cloudlearn.scenes.clouds import CLOUD_CLASSES, RLE_SHAPE
 from cloudlearn.submissions import SUBMISSION_SHAPE, check_folder, read_labels, write_submission
-
-HEAD = "Image_Label,EncodedPixels\n"
-
-BLANK = ["", "", "", ""]
-
-
-def rows(picture, *texts):
-    "Four rows of a CSV; texts that are not given are empty."
-    return "".join(
-        f"{picture}_{name},{text}\n"
-        for name, text in itertools.zip_longest(CLOUD_CLASSES, texts, fillvalue="")
-    )
-
-
-def frame(*texts, names=None):
-    "Labels as `read_labels` gives them."
-    names = names or [f"{place}.jpg" for place in range(len(texts))]
-    return pd.DataFrame(
-        [list(four) for four in texts],
-        index=pd.Index(names, name="picture"),
-        columns=list(CLOUD_CLASSES),
-    )
-
-
-@pytest.fixture
-def csv(tmp_path):
-    "Writes text or bytes to a file and returns its path."
-
-    def write(content, name="labels.csv"):
-        path = tmp_path / name
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
-
-    return write
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    "A small folder in the competition's layout; read only."
-    return write_cloud_folder(
-        tmp_path_factory.mktemp("clouds") / "folder", train=12, test=5, shape=(70, 105)
-    )
-
 
 # -------------------------------------------------------------------------------------------- masks
 
 
 @pytest.mark.parametrize("shape", [(350, 525), (160, 240), (37, 61)])
-def test_label_masks_equal_decode_and_resize(scenes, shape):
-    labels = read_labels(scenes / "train.csv")
+def test_label_masks_equal_decode_and_resize(cloud_folder, shape):
+    labels = read_labels(cloud_folder / "train.csv")
     want = [
         [resize_mask(rle_decode(text, RLE_SHAPE), shape) for text in four]
         for four in labels.to_numpy()
@@ -141,15 +98,15 @@ def test_score_equals_an_independent_loop(tmp_path, seed):
     assert (score_submission(submission, submission).to_numpy() == 1).all()
 
 
-def test_blank_scores_the_empty_share_and_one_pixel_spoils_it(scenes, tmp_path):
-    truth = read_labels(scenes / "test_labels.csv")
+def test_blank_scores_the_empty_share_and_one_pixel_spoils_it(cloud_folder, tmp_path):
+    truth = read_labels(cloud_folder / "test_labels.csv")
     blank = write_submission(tmp_path / "blank.csv", list(truth.index), [BLANK] * len(truth))
     assert (
-        score_submission(blank, scenes / "test_labels.csv").to_numpy().mean()
+        score_submission(blank, cloud_folder / "test_labels.csv").to_numpy().mean()
         == (truth == "").to_numpy().mean()
     )
     assert (
-        score_submission(scenes / "sample_submission.csv", scenes / "test_labels.csv")
+        score_submission(cloud_folder / "sample_submission.csv", cloud_folder / "test_labels.csv")
         .to_numpy()
         .max()
         < 0.01
@@ -157,7 +114,7 @@ def test_blank_scores_the_empty_share_and_one_pixel_spoils_it(scenes, tmp_path):
     perfect = write_submission(
         tmp_path / "perfect.csv", list(truth.index), map(encode_masks, label_masks(truth))
     )
-    assert (score_submission(perfect, scenes / "test_labels.csv").to_numpy() == 1).all()
+    assert (score_submission(perfect, cloud_folder / "test_labels.csv").to_numpy() == 1).all()
 
 
 def test_score_refuses_other_pictures_and_other_grids(csv):

@@ -1,6 +1,5 @@
 """Encoders: what the installed weights know, normalisation, shapes, networks from zero."""
 
-import huggingface_hub
 import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
@@ -13,7 +12,7 @@ from sklearn.datasets import load_sample_images
 from torch import nn
 from torchvision.transforms import v2
 
-from cloudlearn import encoders, weights
+from cloudlearn import encoders
 from cloudlearn.encoders import (
     IMAGENET,
     ZERO,
@@ -45,18 +44,6 @@ def photographs():
     planes = [torch.tensor(picture).permute(2, 0, 1) for picture in load_sample_images().images]
     squares = [v2.functional.center_crop(picture, 427) for picture in planes]
     return v2.functional.resize(torch.stack(squares), [224, 224], antialias=True)
-
-
-@pytest.fixture
-def offline(monkeypatch, tmp_path):
-    "No network, an empty store; touching a socket is a failure."
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
-
-    def asked(*args, **kwargs):
-        pytest.fail("the network was asked")
-
-    monkeypatch.setattr(weights.socket, "create_connection", asked)
 
 
 def test_weights_are_imagenets(state, photographs):

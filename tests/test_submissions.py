@@ -2,7 +2,6 @@
 
 import inspect
 import io
-import itertools
 import os
 import re
 import shutil
@@ -10,11 +9,11 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tables import BLANK, HEAD, frame, rows
 
 from cloudlearn import submissions
 from cloudlearn.clouds.data import encode_masks, label_masks, score_submission
@@ -36,51 +35,9 @@ from cloudlearn.submissions import (
     write_submission,
 )
 
-HEAD = "Image_Label,EncodedPixels\n"
-
 SMALL = SUBMISSION_SHAPE[0] * SUBMISSION_SHAPE[1]
 
-BLANK = ["", "", "", ""]
-
 NAMES = ["a.jpg", "b.jpg"]
-
-
-def rows(picture, *texts):
-    "Four rows of a CSV; texts that are not given are empty."
-    return "".join(
-        f"{picture}_{name},{text}\n"
-        for name, text in itertools.zip_longest(CLOUD_CLASSES, texts, fillvalue="")
-    )
-
-
-def frame(*texts, names=None):
-    "Labels as `read_labels` gives them."
-    names = names or [f"{place}.jpg" for place in range(len(texts))]
-    return pd.DataFrame(
-        [list(four) for four in texts],
-        index=pd.Index(names, name="picture"),
-        columns=list(CLOUD_CLASSES),
-    )
-
-
-@pytest.fixture
-def csv(tmp_path):
-    "Writes text or bytes to a file and returns its path."
-
-    def write(content, name="labels.csv"):
-        path = tmp_path / name
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
-
-    return write
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    "A small folder in the competition's layout; read only."
-    return write_cloud_folder(
-        tmp_path_factory.mktemp("clouds") / "folder", train=12, test=5, shape=(70, 105)
-    )
 
 
 # ---------------------------------------------------------------------------------- rows and labels
@@ -258,7 +215,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_check_folder_gives_labels_and_the_order_of_the_sample(folder, scenes):
+def test_check_folder_gives_labels_and_the_order_of_the_sample(folder, cloud_folder):
     labels, test = check_folder(folder)
     assert list(labels.index) == ["b.jpg", "a.jpg"] and test == ["d.jpg", "c.jpg"]
     (folder / "sample_submission.csv").unlink()
@@ -267,7 +224,7 @@ def test_check_folder_gives_labels_and_the_order_of_the_sample(folder, scenes):
         path.unlink()
     (folder / "test_images").rmdir()
     assert check_folder(str(folder))[1] == []
-    labels, test = check_folder(scenes)
+    labels, test = check_folder(cloud_folder)
     assert len(labels) == 12 and len(test) == 5 and not set(test) & set(labels.index)
 
 
@@ -670,13 +627,15 @@ def test_label_size_at_the_edges(text, want):
     assert label_size(frame(BLANK, ["1 1", "", "", ""], ["", "", "", text])) == want
 
 
-def test_labels_written_again_are_the_same_file(scenes, tmp_path):
+def test_labels_written_again_are_the_same_file(cloud_folder, tmp_path):
     for name in ("train.csv", "test_labels.csv"):
-        labels = read_labels(scenes / name)
-        assert write_labels(tmp_path / name, labels).read_bytes() == (scenes / name).read_bytes()
+        labels = read_labels(cloud_folder / name)
+        assert (
+            write_labels(tmp_path / name, labels).read_bytes() == (cloud_folder / name).read_bytes()
+        )
         assert (
             write_labels(tmp_path / name, labels[list(CLOUD_CLASSES[::-1])]).read_bytes()
-            == (scenes / name).read_bytes()
+            == (cloud_folder / name).read_bytes()
         )
     with pytest.raises(ValueError, match="nothing was written"):
         write_labels(tmp_path / "bad.csv", frame(["3 1 2 1", "", "", ""]))

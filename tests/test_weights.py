@@ -19,18 +19,6 @@ def state():
     return lite0_state()
 
 
-@pytest.fixture
-def offline(monkeypatch, tmp_path):
-    "No network, an empty store; touching a socket is a failure."
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
-
-    def asked(*args, **kwargs):
-        pytest.fail("the network was asked")
-
-    monkeypatch.setattr(weights.socket, "create_connection", asked)
-
-
 # -------------------------------------------------------------------------------- installed weights
 
 
