@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EDGE', 'Drawn', 'LabelledPicture', 'LabelledFolder', 'read_mask', 'IndexMask', 'read_index', 'polygon_points',
-           'coco_counts', 'coco_decode', 'coco_encode', 'draw_label', 'load_labelled', 'find_layout', 'check_labelled',
-           'read_labelled']
+           'coco_counts', 'coco_decode', 'coco_encode', 'coco_box', 'write_masks', 'draw_label', 'load_labelled',
+           'find_layout', 'check_labelled', 'read_labelled']
 
 # %% ../nbs/workshop/formats.ipynb #590bb723
 import json
@@ -18,10 +18,18 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import yaml
 
-from .files import file_digest, open_picture, picture_shape, read_picture, split_pictures
+from cloudlearn.files import (
+    file_digest,
+    open_picture,
+    picture_shape,
+    read_picture,
+    split_pictures,
+    write_file,
+)
 from .masks import polygon_mask, resize_mask
 from .samples import UNKNOWN, Samples
 from .scenes.cars import CAR_SPLITS, DAMAGES
@@ -176,6 +184,37 @@ def coco_encode(mask: np.ndarray,   # (H, W) bool
     changes = np.flatnonzero(np.diff(flat, prepend=False))
     counts = np.diff(changes, prepend=0, append=flat.size)
     return {"size": list(mask.shape), "counts": counts.tolist()}
+
+# %% ../nbs/workshop/formats.ipynb #45bd4668
+def coco_box(mask: np.ndarray,   # (H, W) bool
+             ) -> list[int]:     # left, top, width, height in pixels; four zeros for an empty mask
+    "The box around a mask as COCO has it."
+    return list(cv2.boundingRect(np.ascontiguousarray(mask).view(np.uint8)))
+
+
+def write_masks(out: str | Path,               # masks/CLASS/NAME.png and masks.json are made in it
+                samples: Sequence[LabelledPicture],   # N photos
+                masks: Iterable[np.ndarray],  # N times (C, h, w) bool: the answers
+                classes: Sequence[str],        # C names
+                ) -> Path:                     # masks.json
+    "Write the answers as PNG masks (0 and 255) and as one COCO file."
+    out = Path(out)
+    images = []
+    annotations = []
+    for number, (sample, planes) in enumerate(zip(samples, masks, strict=True), 1):
+        height, width = shape = picture_shape(sample.picture)
+        images.append(dict(id=number, file_name=sample.picture.name, height=height, width=width))
+        full = zip(classes, resize_mask(planes, shape), strict=True)
+        for category, (name, mask) in enumerate(full, 1):
+            png = cv2.imencode(".png", mask * np.uint8(255))[1].tobytes()
+            write_file(out / "masks" / name / f"{sample.name}.png", png)
+            if not mask.any(): continue
+            annotations.append(dict(id=len(annotations) + 1, image_id=number, category_id=category,
+                                    segmentation=coco_encode(mask), area=int(mask.sum()),
+                                    bbox=coco_box(mask), iscrowd=1))
+    categories = [dict(id=number, name=name) for number, name in enumerate(classes, 1)]
+    found = dict(images=images, categories=categories, annotations=annotations)
+    return write_file(out / "masks.json", json.dumps(found))
 
 # %% ../nbs/workshop/formats.ipynb #ac06a12f
 Drawn = Path | IndexMask | Sequence[np.ndarray]   # PNG masks, (P, 2) polygons, (R,) run lengths

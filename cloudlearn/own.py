@@ -29,7 +29,7 @@ from torchvision.transforms import v2
 
 from .decisions import short_decimal
 from .encoders import ZERO, build_network, build_zero, encoder_share
-from .files import picture_shape, read_picture, write_file
+from .files import picture_shape, read_picture
 from cloudlearn.formats import (
     LabelledPicture,
     coco_decode,
@@ -37,6 +37,7 @@ from cloudlearn.formats import (
     draw_label,
     load_labelled,
     read_labelled,
+    write_masks,
 )
 from .learning import seeded
 from .losses import named_loss
@@ -439,18 +440,11 @@ def judge_own(run: TrainRun,             # complete
     return OwnJudgement(scores, pictures, pd.concat(confusion).reset_index(), decisions, answers)
 
 # %% ../nbs/workshop/own.ipynb #ffd3d48c
-def _box(mask: np.ndarray) -> list[int]:
-    "The box around a mask as COCO has it: left, top, width, height in pixels."
-    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
-    return [left, top, width, height]
-
-
-def _test_masks(sets: OwnSets, judgement: OwnJudgement) -> Iterator[tuple]:
-    "Number, picture, its shape and its answers (C, H, W), one after the other."
-    pairs = zip(sets.parts["test"], judgement.answers, strict=True)
-    for number, (sample, answers) in enumerate(pairs, 1):
+def _test_masks(sets: OwnSets, judgement: OwnJudgement) -> Iterator[np.ndarray]:
+    "The answers (C, H, W) for one test picture after the other."
+    for sample, answers in zip(sets.parts["test"], judgement.answers, strict=True):
         shape = picture_shape(sample.picture)
-        yield number, sample, shape, np.stack([coco_decode(runs, shape) for runs in answers])
+        yield np.stack([coco_decode(runs, shape) for runs in answers])
 
 
 def write_own(run: TrainRun,              # complete
@@ -458,20 +452,7 @@ def write_own(run: TrainRun,              # complete
               judgement: OwnJudgement,    # from `judge_own`
               ) -> dict:                  # nothing more for run.json
     "Write the answers as masks/CLASS/NAME.png (0 and 255) and as one COCO file, masks.json."
-    images = []
-    annotations = []
-    for number, sample, (height, width), masks in _test_masks(sets, judgement):
-        images.append(dict(id=number, file_name=sample.picture.name, height=height, width=width))
-        for category, (name, mask) in enumerate(zip(sets.classes, masks, strict=True), 1):
-            png = cv2.imencode(".png", mask * np.uint8(255))[1].tobytes()
-            write_file(run.out / "masks" / name / f"{sample.name}.png", png)
-            if not mask.any(): continue
-            annotations.append(dict(id=len(annotations) + 1, image_id=number, category_id=category,
-                                    segmentation=coco_encode(mask), area=int(mask.sum()),
-                                    bbox=_box(np.ascontiguousarray(mask)), iscrowd=1))
-    categories = [dict(id=number, name=name) for number, name in enumerate(sets.classes, 1)]
-    content = dict(images=images, categories=categories, annotations=annotations)
-    write_file(run.out / "masks.json", json.dumps(content))
+    write_masks(run.out, sets.parts["test"], _test_masks(sets, judgement), sets.classes)
     return {}
 
 # %% ../nbs/workshop/own.ipynb #e04de667
@@ -490,8 +471,10 @@ def _draw_worst(sets: OwnSets, judgement: OwnJudgement, count: int = 12) -> byte
     classes = list(sets.classes)
     means = judgement.pictures.groupby("picture")["dice"].mean()
     panels = {}
-    for _, sample, shape, answers in _test_masks(sets, judgement):
+    answered = zip(sets.parts["test"], _test_masks(sets, judgement), strict=True)
+    for sample, answers in answered:
         if sample.name not in names: continue
+        shape = answers.shape[1:]
         small = scaled(shape, min(1.0, 480 / max(shape)))
         truth, known = true_masks(sample, classes)
         seen = known[:, None, None]

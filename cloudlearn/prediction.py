@@ -34,7 +34,7 @@ from cloudlearn.files import (
     whole_file,
     write_file,
 )
-from .formats import read_mask
+from .formats import coco_box, read_mask
 from .masks import resize_mask, rle_encode, rle_runs
 from cloudlearn.runs import (
     LOCK,
@@ -311,18 +311,11 @@ def _check_begun(out: Path, head: dict) -> dict:
     return before
 
 
-def _box(mask: np.ndarray) -> list[int]:
-    "The box around a mask as COCO has it: left, top, width, height in pixels."
-    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    sides = (columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)
-    return [int(side) for side in sides]
-
-
 def _result(mask: np.ndarray) -> dict:
     "What the journal keeps of one class in one picture."
     pixels = int(mask.sum())
     return {"pixels": pixels, "share": round(pixels / mask.size, 6),
-            "box": _box(mask) if pixels else None, "runs": rle_encode(mask)}
+            "box": coco_box(mask) if pixels else None, "runs": rle_encode(mask)}
 
 
 def _png(out: Path, name: str, stem: str) -> Path:

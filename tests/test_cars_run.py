@@ -21,9 +21,8 @@ from cloudlearn.cars.run import (
     read_car_sets,
     show_arms,
     training_arms,
-    write_masks,
 )
-from cloudlearn.formats import LabelledPicture
+from cloudlearn.formats import LabelledPicture, write_masks
 from cloudlearn.masks import dilate, resize_mask
 from cloudlearn.samples import Samples
 from cloudlearn.scenes.cars import DAMAGES, write_car_folder

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['THIN', 'LIBRARY', 'CARS', 'CAR_MODEL_ARMS', 'CarSets', 'read_car_sets', 'training_arms', 'car_network',
-           'train_car_arms', 'CarJudgement', 'judge_cars', 'show_arms', 'write_masks', 'report_cars', 'check_size',
-           'collect_cars', 'car_models_experiment']
+           'train_car_arms', 'CarJudgement', 'judge_cars', 'show_arms', 'report_cars', 'check_size', 'collect_cars',
+           'car_models_experiment']
 
 # %% ../../nbs/36_cars_run.ipynb #1476d27c
 import json
@@ -15,7 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -35,11 +34,10 @@ from cloudlearn.cars.segment import (
 )
 from ..decisions import short_decimal
 from ..encoders import build_zero, encoder_share
-from ..files import picture_shape, write_file
-from ..formats import LabelledPicture, coco_encode, load_labelled, read_labelled
+from ..formats import load_labelled, read_labelled, write_masks
 from ..learning import seeded
 from ..losses import named_loss
-from ..masks import COLOURS, resize_mask
+from ..masks import COLOURS
 from ..report import figure_png, show_decisions, show_log
 from cloudlearn.runs import (
     Answers,
@@ -216,38 +214,6 @@ def show_arms(scores: pd.DataFrame,   # of `judge_cars`
            xlabel="Dice, with its 95 % interval over photos", title=title)
     ax.invert_yaxis()
     return ax
-
-# %% ../../nbs/36_cars_run.ipynb #45bd4668
-def write_masks(out: str | Path,        # masks/CLASS/NAME.png and masks.json are made in it
-                samples: Sequence[LabelledPicture],  # N photos
-                masks: np.ndarray,       # (N, C, h, w) bool: the answers
-                classes: Sequence[str],  # C names
-                ) -> Path:               # masks.json
-    "Write the answers as PNG masks (0 and 255) and as one COCO file."
-    out = Path(out)
-    images = []
-    annotations = []
-    for number, (sample, planes) in enumerate(zip(samples, masks, strict=True), 1):
-        height, width = shape = picture_shape(sample.picture)
-        images.append(dict(id=number, file_name=sample.picture.name, height=height, width=width))
-        full = zip(classes, resize_mask(planes, shape), strict=True)
-        for category, (name, mask) in enumerate(full, 1):
-            png = cv2.imencode(".png", mask * np.uint8(255))[1].tobytes()
-            write_file(out / "masks" / name / f"{sample.name}.png", png)
-            if not mask.any(): continue
-            annotations.append(dict(id=len(annotations) + 1, image_id=number, category_id=category,
-                                    segmentation=coco_encode(mask), area=int(mask.sum()),
-                                    bbox=_box(mask), iscrowd=1))
-    categories = [dict(id=number, name=name) for number, name in enumerate(classes, 1)]
-    found = dict(images=images, categories=categories, annotations=annotations)
-    return write_file(out / "masks.json", json.dumps(found))
-
-
-def _box(mask: np.ndarray) -> list[int]:
-    "The box around a mask as COCO has it: left, top, width, height in pixels."
-    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    sides = (columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)
-    return [int(side) for side in sides]
 
 # %% ../../nbs/36_cars_run.ipynb #97b7abca
 def _draw_photos(sets: CarSets, judgement: CarJudgement, count: int = 12) -> bytes:
