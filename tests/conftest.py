@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from tables import SMALL_CLOUDS
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # before anything imports matplotlib
+# before anything imports torch: digits depend on the number of threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # a busy machine is no failure
 settings.register_profile("cloudlearn", deadline=None, print_blob=True)
 settings.load_profile("cloudlearn")
@@ -67,6 +70,26 @@ def cloud_folder(tmp_path_factory):
     return write_cloud_folder(
         tmp_path_factory.mktemp("clouds") / "folder", train=12, test=5, shape=(70, 105)
     )
+
+
+@pytest.fixture(scope="session")
+def cloud_command(tmp_path_factory):
+    "The smallest run of the command `clouds`: its folder and what it said. Read only."
+    from typer.testing import CliRunner
+
+    from cloudlearn import cli
+
+    out = tmp_path_factory.mktemp("runs") / "clouds"
+    words = ["clouds", "--out", str(out), *SMALL_CLOUDS]
+    result = CliRunner().invoke(cli.app, words, prog_name="cloudlearn")
+    assert result.exit_code == 0, result.output
+    return out, result
+
+
+@pytest.fixture(scope="session")
+def cloud_run(cloud_command):
+    "The folder of that run. Read only."
+    return cloud_command[0]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The competition's table of labels, written small: what several test files begin with."""
+"""The competition's labels and its command, small: what several test files begin with."""
 
 import itertools
 
@@ -9,6 +9,8 @@ from cloudlearn.scenes.clouds import CLOUD_CLASSES
 HEAD = "Image_Label,EncodedPixels\n"
 
 BLANK = ["", "", "", ""]
+
+SMALL_CLOUDS = ["--scenes", "40", "--size", "32x48", "--epochs", "1"]  # of the command `clouds`
 
 
 def rows(picture, *texts):

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from tables import SMALL_CLOUDS
 from typer.testing import CliRunner
 
 from cloudlearn import cli
@@ -25,7 +26,6 @@ from cloudlearn.masks import rle_encode
 from cloudlearn.runs import CarRun, CloudRun, TrainRun, XrayRun, complete, plain_settings
 
 CLASSES = ("Fish", "Flower", "Gravel", "Sugar")
-SMALL = ["--scenes", "40", "--size", "32x48", "--epochs", "1"]
 HEADER = "Image_Label,EncodedPixels\n"
 
 
@@ -409,20 +409,24 @@ def test_the_options_name_every_network_and_loss():
 
 
 def test_a_run_with_a_network_from_zero_and_another_loss(tmp_path):
-    options = [*SMALL, "--model", "deeplabv3-zero", "--loss", "focal"]
+    options = [*SMALL_CLOUDS, "--model", "deeplabv3-zero", "--loss", "focal"]
     assert call("clouds", "--out", tmp_path / "o", *options).exit_code == 0
     settings = json.loads((tmp_path / "o/run.json").read_text())["settings"]
     assert (settings["model"], settings["loss"]) == ("deeplabv3-zero", "focal")
 
 
 def test_an_unknown_encoder_is_refused(tmp_path):
-    assert "resnet43" in refused("clouds", "--encoder", "resnet43", *SMALL, out=tmp_path / "out")
+    assert "resnet43" in refused(
+        "clouds", "--encoder", "resnet43", *SMALL_CLOUDS, out=tmp_path / "out"
+    )
 
 
 def test_a_file_that_holds_no_weights_is_refused(tmp_path):
     weights = tmp_path / "lite.pth"
     weights.write_bytes(b"no weights at all")
-    assert "lite.pth" in refused("clouds", "--weights", weights, *SMALL, out=tmp_path / "out")
+    assert "lite.pth" in refused(
+        "clouds", "--weights", weights, *SMALL_CLOUDS, out=tmp_path / "out"
+    )
 
 
 # --------------------------------------------------------------------------------------------- data
@@ -602,13 +606,10 @@ def test_score_refuses_what_it_cannot_compare(tmp_path, said, true, words):
 # ------------------------------------------------------------------------------------ one small run
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory):
+@pytest.fixture(scope="module")
+def finished(cloud_command):
     "A small run on generated scenes: its folder and what it said."
-    out = tmp_path_factory.mktemp("runs") / "small"
-    result = call("clouds", "--out", out, *SMALL)
-    assert result.exit_code == 0, result.output
-    return out, result
+    return cloud_command
 
 
 def test_the_run_prints_its_ladder_and_says_where_the_report_is(finished):
@@ -711,7 +712,7 @@ def test_score_agrees_with_what_the_run_recorded(finished):
 
 def test_the_same_seed_gives_the_same_ladder_in_another_folder(finished, tmp_path):
     out, _ = finished
-    assert call("clouds", "--out", tmp_path / "again", *SMALL).exit_code == 0
+    assert call("clouds", "--out", tmp_path / "again", *SMALL_CLOUDS).exit_code == 0
     for name in ("ladder.csv", "first_submission.csv", "final_submission.csv"):
         assert (tmp_path / "again" / name).read_bytes() == (out / name).read_bytes(), name
 
@@ -723,7 +724,7 @@ def results(out):
 def test_resume_after_the_end_gives_the_same_results(finished):
     out, _ = finished
     before = results(out)
-    assert call("clouds", "--out", out, *SMALL, "--resume").exit_code == 0
+    assert call("clouds", "--out", out, *SMALL_CLOUDS, "--resume").exit_code == 0
     assert results(out) == before and {"ladder.csv", "first_submission.csv"} <= set(before)
 
 
@@ -731,7 +732,7 @@ def test_resume_after_the_end_gives_the_same_results(finished):
 def test_resume_with_other_settings_is_refused_and_harms_nothing(finished, change):
     out, _ = finished
     before = results(out) | {"report.html": (out / "report.html").read_bytes()}
-    result = call("clouds", "--out", out, *SMALL, *change, "--resume")
+    result = call("clouds", "--out", out, *SMALL_CLOUDS, *change, "--resume")
     last = result.stderr.strip().splitlines()[-1]
     assert result.exit_code == 2
     assert last.startswith("cloudlearn: ")

@@ -29,18 +29,15 @@ from cloudlearn.prediction import (
     predict_files,
     read_journal,
 )
-from cloudlearn.runs import CarRun, CloudRun, XrayRun, execute, open_run
+from cloudlearn.runs import CarRun, XrayRun, execute, open_run
 from cloudlearn.submissions import read_labels
 from cloudlearn.training import OneByOne, predict_pictures
 
 
 @pytest.fixture(scope="module")
-def clouds(tmp_path_factory):
+def clouds(cloud_run):
     "A small run of the clouds; read only."
-    out = tmp_path_factory.mktemp("runs") / "clouds"
-    run = CloudRun(out=out, scenes=40, size=(32, 48), epochs=1, progress=False)
-    execute(prediction.pipeline_of("clouds"), run)
-    return out
+    return cloud_run
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy
 import pytest
+from tables import SMALL_CLOUDS
 from typer.testing import CliRunner
 
 from cloudlearn import cli
@@ -31,7 +32,7 @@ from cloudlearn.scenes.chest import write_chest_folder
 from cloudlearn.scenes.clouds import write_cloud_folder
 
 SMALL = {
-    "clouds": ["--scenes", "40", "--size", "32x48", "--epochs", "1"],
+    "clouds": SMALL_CLOUDS,
     "cars": ["--scenes", "8", "--size", "32x48", "--epochs", "1", "--dilate", "0"],
     "xray": ["--scenes", "40", "--size", "32x32", "--epochs", "1", "--encoder", "small"],
 }
@@ -281,25 +282,23 @@ def wait_for(run, path):
     assert path.exists(), run.communicate()[1]
 
 
-def test_sigterm_in_training_is_a_sentence_and_status_143_and_the_run_goes_on_bit_for_bit(tmp_path):
-    words = [*SMALL["clouds"][:-1], "3"]
-    run = command("clouds", "--out", tmp_path / "stopped", *words)
-    wait_for(run, tmp_path / "stopped" / "segment-resume.ckpt")
+def test_sigterm_in_training_is_a_sentence_and_status_143_and_the_run_goes_on_bit_for_bit(
+    cloud_run, tmp_path
+):
+    stopped = tmp_path / "stopped"
+    run = command("clouds", "--out", stopped, *SMALL["clouds"])
+    wait_for(run, stopped / "presence-resume.ckpt")  # the U-Net is trained, the classifier half
     run.send_signal(signal.SIGTERM)
     said = run.communicate(timeout=120)
     assert run.returncode == 143, said
     assert said[0] == "", said
     assert "--resume" in said[1].splitlines()[-1], said
     assert "Traceback" not in said[1], said
-    assert not (tmp_path / "stopped" / "report.html").exists()
-    assert (tmp_path / "stopped" / "segment-resume.ckpt").exists()
-    again = command("clouds", "--out", tmp_path / "stopped", *words, "--resume")
-    whole = command("clouds", "--out", tmp_path / "whole", *words)
-    for run in (again, whole):
-        assert run.wait(timeout=240) == 0, run.communicate()[1]
+    assert not (stopped / "report.html").exists()
+    assert (stopped / "presence-resume.ckpt").exists()
+    assert call("clouds", "--out", stopped, *SMALL["clouds"], "--resume").exit_code == 0
     for name in ("ladder.csv", "first_submission.csv", "final_submission.csv", "pairs.csv"):
-        stopped, straight = tmp_path / "stopped" / name, tmp_path / "whole" / name
-        assert stopped.read_bytes() == straight.read_bytes(), name
+        assert (stopped / name).read_bytes() == (cloud_run / name).read_bytes(), name
 
 
 @pytest.mark.parametrize("wing", ["cars", "xray"])
@@ -354,13 +353,12 @@ def disk(tmp_path):
         subprocess.run(["umount", str(place)])
 
 
-def said_where(run, out):
+def said_where(status, said, out):
     "The file in `out` of which a command says that there is no space left."
-    said = run.communicate(timeout=240)[1]
     last = said.strip().splitlines()[-1]
     words = rf"cloudlearn: {re.escape(str(out))}/(\S+): no space left on device; check .*"
     found = re.fullmatch(words, last)
-    assert run.returncode == 2 and found and "Traceback" not in said, said
+    assert status == 2 and found and "Traceback" not in said, said
     assert not list(out.rglob("*.tmp")), "nothing half-written stays"
     return found[1]
 
@@ -371,37 +369,38 @@ def said_where(run, out):
 )
 def test_a_disk_that_fills_up_while_a_run_trains(disk, kilobytes, where):
     out = disk(kilobytes) / "run"
-    assert said_where(command("clouds", "--out", out, *SMALL["clouds"]), out) == where
+    result = call("clouds", "--out", out, *SMALL["clouds"])
+    assert said_where(result.exit_code, result.stderr, out) == where
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    "A finished run; read only."
-    out = tmp_path_factory.mktemp("runs") / "run"
-    assert call("clouds", "--out", out, *SMALL["clouds"]).exit_code == 0
-    return out
+def test_a_full_disk_under_a_process_of_its_own(disk):
+    out = disk(6_000) / "run"
+    run = command("clouds", "--out", out, *SMALL["clouds"])
+    said = run.communicate(timeout=240)[1]
+    assert said_where(run.returncode, said, out) == "segment-best.safetensors"
 
 
 @pytest.mark.parametrize(
     "spare, where", [(8, "first_submission.csv"), (320, r"pictures/\w+.png|report.html")]
 )
-def test_a_disk_that_fills_up_after_training(finished, disk, spare, where):
+def test_a_disk_that_fills_up_after_training(cloud_run, disk, spare, where):
     "A trained run, copied to a disk with little space and without its results, is resumed."
     late = set()
     for name in ("*.csv", "report.html", "pictures/*"):
-        late |= set(finished.glob(name))
-    kept = [path for path in finished.rglob("*") if path.is_file() and path not in late]
+        late |= set(cloud_run.glob(name))
+    kept = [path for path in cloud_run.rglob("*") if path.is_file() and path not in late]
     place = disk(sum(-(-path.stat().st_size // 4096) * 4 for path in kept) + spare)
     for path in kept:
-        (place / "run" / path.relative_to(finished)).parent.mkdir(parents=True, exist_ok=True)
-        (place / "run" / path.relative_to(finished)).write_bytes(path.read_bytes())
+        (place / "run" / path.relative_to(cloud_run)).parent.mkdir(parents=True, exist_ok=True)
+        (place / "run" / path.relative_to(cloud_run)).write_bytes(path.read_bytes())
     words = ["clouds", "--out", place / "run", *SMALL["clouds"], "--resume"]
-    assert re.fullmatch(where, said_where(command(*words), place / "run"))
+    result = call(*words)
+    assert re.fullmatch(where, said_where(result.exit_code, result.stderr, place / "run"))
     if spare > 8:
         return
     subprocess.run(["mount", "-o", "remount,size=500m", str(place)], check=True)
-    assert command(*words).wait(timeout=240) == 0
-    after, whole = content(place / "run"), content(finished)
+    assert call(*words).exit_code == 0
+    after, whole = content(place / "run"), content(cloud_run)
     assert set(whole) - set(after) <= {"segment-log.csv", "presence-log.csv"}
     for name in ("first_submission.csv", "final_submission.csv", "ladder.csv"):
         assert after[name] == whole[name]
