@@ -280,7 +280,7 @@ def train_own(run: TrainRun,               # complete
                   batch_size=run.batch_size, learning_rate=run.learning_rate,
                   encoder_share=encoder_share(run.model, run.weights), seed=run.seed,
                   resume=run.resume, precision=run.precision, device=run.device,
-                  progress=run.progress, settings=settings)
+                  progress=run.progress, settings=settings, board=run.log == "tensorboard")
     return network, log
 
 # %% ../nbs/workshop/own.ipynb #2bea6739

@@ -354,13 +354,16 @@ class TrainRun:
     precision: str = option(   # of training
         "auto", "32 or bf16; auto takes bf16 where the hardware has it.",
         choices=("auto", "32", "bf16"))
+    log: str = option(   # beside the table of epochs
+        "table", "tensorboard: write the learning curves for TensorBoard as well.",
+        choices=("table", "tensorboard"))
     seed: int = option(0, "Of split, first weights, crops and shuffling.", min=0)   # from 0
     resume: bool = option(False, _RESUME_HELP)   # needs the same settings
     progress: bool = option(True, "A bar on stderr.")   # on stderr
 
 # %% ../nbs/workshop/runs.ipynb #2d6d4d58
 Run = CloudRun | CarRun | XrayRun | TrainRun
-_NO_SETTING = ("out", "resume", "progress")   # where and how a run is done, not what comes out
+_NO_SETTING = ("out", "resume", "progress", "log")   # where and how, not what comes out
 
 
 def complete(run: Run,     # as it was asked for

@@ -12,13 +12,14 @@ import io
 import json
 import logging
 import math
+import shutil
 import signal
 import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import lightning.pytorch as lightning
@@ -36,7 +37,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
-from .files import write_file
+from .files import whole_folder, write_file
 from .learning import seeded
 from .losses import named_loss
 from .samples import UNKNOWN
@@ -416,6 +417,46 @@ def _measures(module) -> dict:
                          "validation set, or a metric that has no answer on it")
     return found
 
+# %% ../nbs/workshop/training.ipynb #9c20753a
+def _board_writer() -> type:
+    "TensorBoard's writer, or a sentence where it is not installed."
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError('TensorBoard is not installed: pip install "cloudlearn[log]", '
+                         "or train without --log tensorboard") from None
+    return SummaryWriter
+
+
+class _Board(lightning.Callback):
+    "The rows of a `_Record` as curves of TensorBoard; it comes after the record."
+    # Lightning's TensorBoardLogger would begin at the epoch where a resumed run goes on, and
+    # leaves its folder half full where a run is stopped.
+    def __init__(self, place, record):
+        self.place = place
+        self.record = record
+
+    def write(self, row):
+        for name, value in row.items():
+            if name != "epoch":
+                self.writer.add_scalar(f"{self.record.stem.name}/{name}", value, row["epoch"])
+        self.writer.flush()
+
+    def on_train_start(self, *_):
+        self.writer = _board_writer()(self.place)
+        for row in self.record.rows:
+            self.write(row)
+
+    def on_train_epoch_end(self, *_):
+        self.write(self.record.rows[-1])
+
+    def on_train_end(self, *_):
+        self.writer.close()
+
+    def on_exception(self, *_):
+        if hasattr(self, "writer"):
+            self.writer.close()
+
 # %% ../nbs/workshop/training.ipynb #7afef37a
 def _precision(wish: str) -> str:
     "32 or bf16 for what was asked."
@@ -493,6 +534,7 @@ def _clear(record: _Record) -> None:
     for ending in ("-resume.ckpt", "-log.csv", "-last.safetensors", "-last.json",
                    "-best.safetensors", "-best.json"):
         record.file(ending).unlink(missing_ok=True)
+    shutil.rmtree(record.file("-tensorboard"), ignore_errors=True)
 
 # %% ../nbs/workshop/training.ipynb #fa787053
 @contextmanager
@@ -525,8 +567,8 @@ class _WholeCheckpoint(TorchCheckpointIO):
         torch.save(checkpoint, content)
         write_file(path, content.getvalue())
 
-def _run(module, train, valid, record, *, checkpoint, progress, device) -> None:
-    "Hand everything to Lightning."
+def _run(module, train, valid, record, *, checkpoint, more, device) -> None:
+    "Hand everything to Lightning, with more callbacks."
     run = module.settings
     order = _Order(len(train), run["batch_size"], run["seed"])
     # a loader without a generator of its own draws from torch's random numbers
@@ -536,14 +578,12 @@ def _run(module, train, valid, record, *, checkpoint, progress, device) -> None:
         loaders.append(DataLoader(valid, run["batch_size"], generator=torch.Generator()))
     resume = ModelCheckpoint(record.stem.parent.absolute(), f"{record.stem.name}-resume",
                              enable_version_counter=False)   # one file, written over
-    callbacks = [record, resume]
-    if progress:
-        callbacks.append(_Progress())
     precision = {"32": "32-true", "bf16": "bf16-mixed"}[run["precision"]]
     with _quiet(), seeded(run["seed"]):
         trainer = lightning.Trainer(max_epochs=run["epochs"], precision=precision,
                                     accelerator=device, devices=1,
-                                    callbacks=callbacks, plugins=[_WholeCheckpoint()],
+                                    callbacks=[record, resume, *more],
+                                    plugins=[_WholeCheckpoint()],
                                     logger=False, enable_progress_bar=False,
                                     enable_model_summary=False, num_sanity_val_steps=0,
                                     default_root_dir=record.stem.parent)
@@ -567,6 +607,7 @@ def fit(network: nn.Module,          # uint8 (B, 3, H, W) to logits as the targe
         progress: bool = True,       # a bar on stderr
         settings: dict | None = None,  # stored with the network, e.g. how to build it again
         device: str = "auto",        # "cpu", "gpu", or "auto": a GPU where there is one
+        board: bool = False,         # write the log for TensorBoard too, into NAME-tensorboard
         ) -> pd.DataFrame:           # a row per epoch; columns as in NAME-log.csv
     "Train; writes NAME-best and NAME-last, NAME-log.csv, and NAME-resume.ckpt until it is done."
     run = dict(settings or {}, name=name, epochs=epochs, batch_size=batch_size,
@@ -579,9 +620,16 @@ def fit(network: nn.Module,          # uint8 (B, 3, H, W) to logits as the targe
     record.stem.parent.mkdir(parents=True, exist_ok=True)
     if not resume:
         _clear(record)
+    if board:
+        _board_writer()   # where it is not installed, that is said before the training
     checkpoint = _pick_up(network, record)
     if len(record.rows) < epochs:
         module = _Module(network, loss or named_loss("bce-dice"), plain, metric)
-        _run(module, train, valid, record, checkpoint=checkpoint, progress=progress, device=device)
+        more = [_Progress()] if progress else []
+        with ExitStack() as opened:
+            if board:
+                place = opened.enter_context(whole_folder(record.file("-tensorboard")))
+                more.append(_Board(place, record))
+            _run(module, train, valid, record, checkpoint=checkpoint, more=more, device=device)
         record.file("-resume.ckpt").unlink()
     return record.table()

@@ -42,7 +42,7 @@ from cloudlearn.own import (
     worst_pictures,
 )
 from cloudlearn.prediction import load_run
-from cloudlearn.runs import TrainRun, complete, execute
+from cloudlearn.runs import TrainRun, complete, execute, foreign_files
 from cloudlearn.samples import UNKNOWN, Samples
 from cloudlearn.scores import fit_thresholds, presence_confusion
 from cloudlearn.tiles import predict
@@ -546,10 +546,11 @@ def test_the_command(data, tmp_path):
     assert found.stdout.splitlines()[-1] == f"report: {tmp_path / 'run' / 'report.html'}"
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["classes"] == ["leaf"] and record["settings"]["classes"] == ["leaf"]
-    again = call(
-        "train", data, "--out", tmp_path / "two", "--config", tmp_path / "run" / "run.json"
-    )
+    config = ["--config", tmp_path / "run" / "run.json"]
+    again = call("train", data, "--out", tmp_path / "two", *config, "--log", "tensorboard")
     assert again.exit_code == 0, again.output
+    assert list((tmp_path / "two" / "network-tensorboard").glob("events.out.*"))
+    assert foreign_files(tmp_path / "two") == []
     one, two = tmp_path / "run", tmp_path / "two"
     assert same_network(one, two)
     assert (one / "scores.csv").read_bytes() == (two / "scores.csv").read_bytes()

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import signal
+import sys
 import warnings
 from pathlib import Path
 
@@ -334,6 +335,34 @@ def test_interrupted_and_resumed_is_uninterrupted(tmp_path, steps, seed):
         )
         assert all(torch.equal(one[key], two[key]) for key in one)
     assert not list(tmp_path.glob("*.ckpt")) and not list(tmp_path.glob("*.tmp"))
+
+
+def curve(folder, name):
+    "The values of a curve, as TensorBoard's own reader finds them."
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder)).Reload().Scalars(name)
+    return [(event.step, event.value) for event in events]
+
+
+def test_curves_for_tensorboard_hold_every_epoch_even_of_a_resumed_run(tmp_path):
+    with pytest.raises(Unplugged):
+        run(small(), tmp_path, loss=unplug_after(7), board=True)
+    assert not list(tmp_path.glob("*tensorboard*"))
+    log = run(small(), tmp_path, resume=True, board=True)
+    for name in ("train_loss", "valid_loss", "learning_rate"):
+        found = curve(tmp_path / "net-tensorboard", f"net/{name}")
+        assert [epoch for epoch, _ in found] == [1, 2, 3, 4]
+        np.testing.assert_allclose([value for _, value in found], log[name], rtol=1e-6)
+    run(small(), tmp_path, board=True)  # afresh: the old curves give way
+    assert len(curve(tmp_path / "net-tensorboard", "net/train_loss")) == 4
+
+
+def test_without_tensorboard_it_is_said_before_the_training(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match=r'pip install "cloudlearn\[log\]"'):
+        run(small(), tmp_path, board=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_interrupted_twice(tmp_path):
