@@ -6,7 +6,9 @@ import random
 import re
 import shutil
 from collections import Counter
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -1659,3 +1661,73 @@ def test_real_via_agrees_with_real_socar(real_data):
             if painted.any():
                 overlaps.append(float(iou(filled, painted)))
     assert len(overlaps) == 123 and round(float(np.mean(overlaps)), 2) == 0.96 and on_the_frame == 3
+
+
+# ---------------------------------------------------------------------- an independent program
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    "Pictures with shapes of two classes, as the package supervision writes them: COCO and YOLO."
+    import supervision as sv
+
+    home = tmp_path_factory.mktemp("supervision")
+    draw = np.random.default_rng(0)
+    paths, found = [], {}
+    for number in range(8):
+        height, width = (int(draw.integers(40, 90)) for _ in range(2))
+        path = home / f"{number}.png"
+        Image.fromarray(draw.integers(0, 256, (height, width, 3), np.uint8)).save(path)
+        shapes = np.zeros((2, height, width), np.uint8)
+        for plane in shapes:
+            middle = [int(draw.integers(10, side - 10)) for side in (width, height)]
+            axes = [int(draw.integers(6, 10)) for _ in range(2)]
+            cv2.ellipse(plane, middle, axes, int(draw.integers(180)), 0, 360, 1, -1)
+        paths.append(str(path))
+        shapes = shapes.astype(bool)
+        found[paths[-1]] = sv.Detections(
+            xyxy=sv.mask_to_xyxy(shapes), mask=shapes, class_id=np.arange(2)
+        )
+    dataset = sv.DetectionDataset(classes=["leaf", "moss"], images=paths, annotations=found)
+    for name in ("coco", "yolo"):
+        (home / name).mkdir()
+    dataset.as_coco(str(home / "coco"), str(home / "coco" / "labels.json"))
+    yolo = home / "yolo"
+    dataset.as_yolo(str(yolo / "images"), str(yolo / "labels"), str(yolo / "data.yaml"))
+    return home
+
+
+def theirs(home, layout):
+    "The masks of a folder as supervision reads them: name of a picture -> (2, H, W) bool."
+    import supervision as sv
+
+    place = home / layout
+    if layout == "coco":
+        read = sv.DetectionDataset.from_coco(str(place), str(place / "labels.json"), True)
+    else:
+        words = (place / "images", place / "labels", place / "data.yaml")
+        read = sv.DetectionDataset.from_yolo(*map(str, words), force_masks=True)
+    planes = {}
+    for path, _, shapes in read:
+        of = [shapes.mask[shapes.class_id == number] for number in range(2)]
+        planes[Path(path).stem] = np.stack([masks.any(0) for masks in of])
+    return planes
+
+
+@pytest.mark.parametrize("layout", ["coco", "yolo"])
+def test_supervision_reads_the_same_masks(written, layout):
+    "But for the rim: a corner is the middle of a pixel for it, and the edge of one for us."
+    read = read_labelled(written / layout)
+    assert (read.layout, read.classes) == (layout, ("leaf", "moss"))
+    want = theirs(written, layout)
+    assert {sample.name for sample in read.samples} == set(want) and len(want) == 8
+    for sample in read.samples:
+        for plane, name in enumerate(read.classes):
+            shape = want[sample.name].shape[1:]
+            ours = draw_label(sample.labels.get(name, ()), shape)
+            other = want[sample.name][plane]
+            assert ours.any() == other.any()
+            square = np.ones((3, 3), np.uint8)
+            inner = cv2.erode(other.astype(np.uint8), square, borderValue=0) > 0
+            outer = cv2.dilate(other.astype(np.uint8), square) > 0
+            assert not (inner & ~ours).any() and not (ours & ~outer).any()
