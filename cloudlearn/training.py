@@ -39,7 +39,7 @@ from tqdm.auto import tqdm
 from .files import write_file
 from .learning import seeded
 from .losses import named_loss
-from .samples import UNKNOWN
+from .samples import UNKNOWN, row_digests
 
 # %% ../nbs/workshop/training.ipynb #306050d7
 def train_transform(scale: tuple[float, float] = (0.9, 1.1),  # smallest, largest magnification
@@ -62,8 +62,16 @@ def keep_unknown(transform: Callable,   # of an Image and its Mask, e.g. train_t
     return both
 
 # %% ../nbs/workshop/training.ipynb #36aad97a
+def _check_values(targets: np.ndarray, unknown: int) -> None:
+    "Refuse uint8 targets that are no 0, 1 or unknown, row by row: no second array of their size."
+    found = set().union(*(np.flatnonzero(np.bincount(row.ravel(), minlength=256)).tolist()
+                          for row in targets))
+    strange = sorted(found - {0, 1, unknown})[:3]
+    if strange:
+        raise ValueError(f"targets hold {strange}: 0, 1 and {unknown} for unknown are meant")
+
 class PictureSet(Dataset):
-    "Pictures in memory with their masks or labels; an item is (uint8 (3, H, W), float target)."
+    "Pictures with their masks or labels, arrays or `Rows`; an item is (uint8 (3, H, W), float)."
     def __init__(self,
                  pictures: np.ndarray,  # (N, H, W, 3) uint8
                  targets: np.ndarray,   # (N, C, H, W) or (N, C), bool; with `unknown`, uint8
@@ -81,9 +89,8 @@ class PictureSet(Dataset):
         if len(targets) != len(pictures) or not fits:
             raise ValueError(f"pictures {pictures.shape} and targets {targets.shape} do not belong "
                              "together: as many of each, and masks as large as pictures")
-        if unknown is not None and not np.isin(targets, (0, 1, unknown)).all():
-            strange = np.setdiff1d(targets, (0, 1, unknown))[:3].tolist()
-            raise ValueError(f"targets hold {strange}: 0, 1 and {unknown} for unknown are meant")
+        if unknown is not None and isinstance(targets, np.ndarray):   # `Rows` are made like this
+            _check_values(targets, unknown)
         self.pictures = pictures
         self.targets = targets
         self.transform = transform
@@ -445,9 +452,8 @@ def _fingerprint(*sets: Dataset | None) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for part in (part for one in sets if one is not None for part in (one.pictures, one.targets)):
         digest.update(f"{len(part)};".encode())
-        for row in part:
-            digest.update(f"{row.dtype}{row.shape};".encode())
-            digest.update(np.ascontiguousarray(row))
+        for row in row_digests(part):
+            digest.update(row)
     return digest.hexdigest()
 
 _FOLLOWS = {"data", "pictures", "steps"}   # what is no setting, but follows from the data
