@@ -28,8 +28,8 @@ from .files import whole_folder
 from .samples import UNKNOWN, Rows, row_digest
 
 # %% ../nbs/workshop/cache.ipynb #f5a0c17d
-def bits_type(classes: int,      # planes, from 0
-              ) -> np.dtype | None:   # the smallest unsigned type with a bit for each; None: none has
+def bits_type(classes: int,           # planes, from 0
+              ) -> np.dtype | None:   # the smallest unsigned type that does; None: none does
     "The type of a pixel that holds a bit for each class."
     fits = [kind for kind in (np.uint8, np.uint16, np.uint32, np.uint64)
             if 8 * np.dtype(kind).itemsize >= classes]
@@ -282,8 +282,9 @@ def _make_room(folder: Path, need: int) -> None:
     for path in [*halves, *kept]:
         if path in kept and sum(kept.values()) + need <= limit: break
         owner = path.with_name(path.name[:32])
-        if owner == folder:
+        if owner == folder:   # its lock is ours
             shutil.rmtree(path, ignore_errors=True)
+            continue
         with suppress(Timeout, OSError):   # in use, or not to be had: it stays
             with FileLock(_lock(owner), timeout=0):
                 shutil.rmtree(path)
@@ -315,7 +316,7 @@ def cached(made: dict,                # reader, settings, and what the labels sa
            marked: bool = False,      # targets are uint8 with UNKNOWN, else bool
            native: bool = False,      # pictures of any size; targets then are (h, w, C) and marked
            apart: Iterable[Path] = (),   # folders that the cache must not lie in
-           ) -> Cached | None:        # None: it is small, or could not be kept (then stderr says so)
+           ) -> Cached | None:        # None: it is small, or could not be kept, as stderr says
     "A set of pictures and targets from disk, read and decoded if they are not there yet."
     plan = _Plan(list(shapes), classes, marked or native)
     if not _limit(): return None
