@@ -8,6 +8,7 @@ __all__ = ['CLOUDS', 'MODEL_ARMS', 'cross_fit', 'crossed_scores', 'make_ladder',
            'models_experiment']
 
 # %% ../../nbs/24_clouds_run.ipynb #54d5ddc1
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
+from ..cache import Cached, cached
 from .data import label_masks, score_submission
 from cloudlearn.clouds.presence import (
     blank_pairs,
@@ -118,6 +120,8 @@ def read_clouds(folder: str | Path,      # the competition's layout
                 size: tuple[int, int],   # (h, w) to train at, pixels
                 share: float,            # of the pictures for validation, in (0, 1)
                 seed: int = 0,           # of the split
+                *,
+                out: Path | None = None,  # a run's folder: many pictures are kept in the cache
                 ) -> Clouds:             # everything that the later stages need
     "Read and check everything, test pictures included, so that a fault shows before training."
     folder = Path(folder)
@@ -126,16 +130,51 @@ def read_clouds(folder: str | Path,      # the competition's layout
     if faults: raise ValueError(faults[0])
     present = (labels != "").to_numpy()
     train, valid = split_pictures(present, share, seed)
-    masks = label_masks(labels, size, source=str(folder / "train.csv"))
-    pictures = load_pictures(folder / "train_images", labels.index, size)
+    stored = _stored(folder, labels, size, out) if out else None
+    if stored:
+        pictures, masks = stored
+    else:
+        masks = label_masks(labels, size, source=str(folder / "train.csv"))
+        pictures = load_pictures(folder / "train_images", labels.index, size)
     samples = all_known(labels.index, pictures, masks=masks, labels=present)
     submit = list(labels.index[valid])
     place = folder / "train_images"
     if test:
         submit = test
         place = folder / "test_images"
-        load_pictures(place, test, (35, 52))   # for its faults alone
+        _check_test(place, test, out)
     return Clouds(folder, labels, samples, train, valid, submit, place)
+
+
+def _stored(folder: Path, labels: pd.DataFrame, size: tuple[int, int], out: Path) -> Cached | None:
+    "Labelled pictures and masks in the cache; None where they are few, or could not be kept."
+    files = [folder / "train_images" / name for name in labels.index]
+    source = str(folder / "train.csv")
+    said = hashlib.blake2b(digest_size=16)
+    for text in labels[list(CLOUD_CLASSES)].to_numpy().ravel():
+        said.update(f"{text};".encode())
+
+    def load(row: int) -> tuple[np.ndarray, np.ndarray]:
+        masks = label_masks(labels.iloc[[row]], size, source=source)[0]
+        return read_picture(files[row], size), masks
+
+    made = {"reader": "clouds", "size": list(size), "labels": said.hexdigest()}
+    return cached(made, files, load, shapes=[size] * len(files), classes=len(CLOUD_CLASSES),
+                  apart=[folder, out])
+
+
+def _check_test(folder: Path, names: list[str], out: Path | None) -> None:
+    "Decode every test picture, small, for its faults alone; those that were sound are not asked."
+    files = [folder / name for name in names]
+    small = (35, 52)
+
+    def load(row: int) -> tuple[np.ndarray, None]:
+        return read_picture(files[row], small), None
+
+    stored = out and cached({"reader": "test pictures"}, files, load, shapes=[small] * len(files),
+                            apart=[folder, out])
+    if not stored:
+        load_pictures(folder, names, small)
 
 
 def _truths(clouds: Clouds) -> Iterator[np.ndarray]:
@@ -182,7 +221,7 @@ def judge_clouds(clouds: Clouds,         # from `read_clouds`
                  seed: int = 0,          # of the halves and the bootstrap
                  ) -> Judgement:         # ladder, cuts, thresholds, and the scores of every pair
     "Score the steps on the validation pictures, and choose the cuts for the submissions."
-    pictures = clouds.samples.pictures[clouds.valid]
+    pictures = pick(clouds.samples, clouds.valid).pictures
     present = np.stack([masks.any(axis=(1, 2)) for masks in _truths(clouds)])
     presence = predict_pictures(networks[1], pictures)
     plain = Cuts((0.5,) * len(CLOUD_CLASSES), (0,) * len(CLOUD_CLASSES))
@@ -386,7 +425,8 @@ CLOUDS = Pipeline(
     scenes=lambda run, folder: write_cloud_folder(
         folder, run.scenes, max(4, run.scenes // 8), seed=run.seed),
     read=lambda run, folder: read_clouds(
-        folder, run.size, VALIDATION_SHARE if run.data else 1 / 4, run.seed),
+        folder, run.size, VALIDATION_SHARE if run.data else 1 / 4, run.seed,
+        out=run.out if run.data else None),
     judge=lambda run, clouds, trained: judge_clouds(
         clouds, trained[0], recall=run.recall, flips=run.flips, seed=run.seed),
     report=lambda run, clouds, trained, judgement: report_clouds(
