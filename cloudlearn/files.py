@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PICTURE_SUFFIXES', 'PICTURE_PIXELS', 'PICTURE_MODES', 'MANIFEST', 'MANIFEST_HEAD', 'printable', 'PictureError',
-           'open_picture', 'picture_shape', 'read_picture', 'read_grey', 'list_pictures', 'load_pictures',
-           'picture_faults', 'split_pictures', 'find_manifest', 'file_digest', 'read_manifest', 'whole_file',
-           'write_file', 'whole_folder']
+           'open_picture', 'free_memory', 'check_room', 'picture_shape', 'read_picture', 'read_grey', 'list_pictures',
+           'load_pictures', 'picture_faults', 'split_pictures', 'find_manifest', 'file_digest', 'read_manifest',
+           'whole_file', 'write_file', 'whole_folder']
 
 # %% ../nbs/workshop/files.ipynb #d6510b3c
 import hashlib
@@ -79,6 +79,50 @@ def open_picture(path: str | Path,             # JPEG or PNG, by content and not
         raise PictureError(printable(f"{path}: cannot be read as a picture ({error}); "
                                      "fetch the file again.")) from None
 
+# %% ../nbs/workshop/files.ipynb #bdbca3d8
+def _limit(group: Path, names: Sequence[str]) -> int | None:
+    "What is left of a container's limit, from its limit, its use, and its file cache."
+    limit, used, cache = names
+    try:
+        most = int((group / limit).read_text())
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return most - int((group / used).read_text()) + int(stat[cache])
+    except (OSError, ValueError, KeyError):   # no such limit, or the word `max`
+        return None
+
+
+def free_memory(root: str | Path = "/",   # where proc and sys are
+                ) -> int | None:          # bytes; None where the system does not say
+    "How much memory may still be taken, by the machine and by the limit of a container."
+    root = Path(root)
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        groups = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    second = ("memory.max", "memory.current", "file")
+    first = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache")
+    for line in groups:
+        _, kind, path = line.split(":", 2)
+        if kind not in ("", "memory"): continue
+        home = root / "sys/fs/cgroup" / kind
+        for group in {home / path.lstrip("/"), home}:
+            free.append(_limit(group, first if kind else second))
+    return min((left for left in free if left is not None), default=None)
+
+
+def check_room(need: int,               # bytes, rather too few than too many
+               size: Sequence[int],     # (h, w) of the pictures, for the complaint
+               what: str,               # what takes it, with its verb
+               ) -> None:
+    "Refuse what cannot fit into the memory that is free."
+    free = free_memory()
+    if free is None or need <= free: return
+    raise ValueError(f"--size {size[0]}x{size[1]}: {what} about {need / 1e9:.1f} GB of memory, and "
+                     f"{free / 1e9:.1f} GB are free; take a smaller --size, fewer pictures, "
+                     "or fewer at a time (--batch-size).")
+
 # %% ../nbs/workshop/files.ipynb #37703109
 def picture_shape(path: str | Path,       # JPEG or PNG
                   ) -> tuple[int, int]:   # (height, width) in pixels
@@ -128,6 +172,7 @@ def load_pictures(folder: str | Path,         # holds the pictures
                   ) -> np.ndarray:            # (N, h, w, 3) uint8, RGB
     "Read many pictures into one small array; decoding releases Python's lock, so threads help."
     names = list(names)
+    check_room(len(names) * 3 * shape[0] * shape[1], shape, f"{len(names)} pictures take")
     pictures = np.empty((len(names), *shape, 3), dtype=np.uint8)
 
     def load(row: int) -> None:

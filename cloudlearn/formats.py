@@ -23,6 +23,7 @@ import numpy as np
 import yaml
 
 from cloudlearn.files import (
+    check_room,
     file_digest,
     open_picture,
     picture_shape,
@@ -242,6 +243,8 @@ def load_labelled(samples: Sequence[LabelledPicture],  # N photos
                   ) -> Samples:                        # ready for training
     "Read photos and masks at one small size; labels are drawn at the photo's own size first."
     if not samples: raise ValueError("no photos to load; the list of samples is empty")
+    check_room(len(samples) * (3 + len(classes)) * size[0] * size[1], size,
+               f"{len(samples)} pictures with their masks take")
     masks = np.zeros((len(samples), len(classes), *size), dtype=bool)
     pictures = np.empty((len(samples), *size, 3), dtype=np.uint8)
     known = np.array([[name in sample.labels for name in classes] for sample in samples])
@@ -699,10 +702,6 @@ def _has(folder: Path, kind: str) -> bool:
     "Whether a folder holds labels of a kind, in parts or not."
     return any((place / kind).is_dir() for place in (folder, *(folder / name for name in _PARTS)))
 
-def _unopened(path: Path, error: OSError) -> str:
-    "The sentence about a file that the system does not open: a folder, a link to nowhere."
-    return f"{path}: cannot be read ({error.strerror}); check the file."
-
 def _read_text(path: Path) -> str:
     "A text file of the labels, of a size that can be meant."
     try:
@@ -712,7 +711,7 @@ def _read_text(path: Path) -> str:
     except UnicodeDecodeError:
         raise ValueError(f"{path}: is not UTF-8 text; save it as such.") from None
     except OSError as error:
-        raise ValueError(_unopened(path, error)) from None
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); check the file.") from None
 
 def _class_lines(path: Path) -> list[str]:
     "The classes of a classes.txt, one a line; empty lines at its end do not count."
@@ -944,9 +943,7 @@ def _read_json(path: Path) -> object:
     "The content of a JSON file, or a sentence about what is wrong with it."
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ValueError(_unopened(path, error)) from None
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise ValueError(f"{path}: not valid JSON ({str(error)[:80]}); export it again.") from None
 
 def _is_labelme(data: object) -> bool:

@@ -51,7 +51,7 @@ LONGEST = 900  # letters of a sentence
 PILLOW = ("Image size", "Corrupt EXIF", "Truncated File", "Metadata Warning", "Palette images")
 
 
-# ------------------------------------------------------------------------------- how files are spoilt
+# ----------------------------------------------------------------------------- how files are spoilt
 
 
 TOKENS = [
@@ -232,7 +232,8 @@ YOLO_NAMES = b"path: .\ntrain: images\nnames:\n  0: a\n  1: b\n"
 
 def _submission() -> bytes:
     texts = ["1 5 20 3", "", "183750 1", "400 100 600 100"]
-    rows = [f"{n}.png_{name},{text}\n" for n in range(3) for name, text in zip(CLOUD_CLASSES, texts)]
+    pairs = [(n, *pair) for n in range(3) for pair in zip(CLOUD_CLASSES, texts)]
+    rows = [f"{n}.png_{name},{text}\n" for n, name, text in pairs]
     return "".join(["Image_Label,EncodedPixels\n", *rows]).encode()
 
 
