@@ -283,7 +283,7 @@ def score(
             return _score_folders(submission, truth)
         from cloudlearn.clouds.data import score_submission
         scores = score_submission(submission, truth, parse_size(grid))
-        typer.echo(f"{len(scores)} pictures")
+        typer.echo(f"{len(scores)} picture{'s' * (len(scores) != 1)}")
         size = _shown(scores.attrs["grid"])
         why = "as said" if grid else "by the longest reach of its runs; --grid says otherwise"
         say(f"grid of {truth.name}: {size}, {why}")

@@ -320,6 +320,7 @@ def _mask(home: Path, content: bytes) -> None:
 
 class Reader(NamedTuple):
     "One reader and what it is given."
+
     seeds: list[bytes]  # valid contents
     spoil: Callable  # (content, rng) -> content
     read: Callable  # (home, content): ends well, or raises ValueError
@@ -347,7 +348,7 @@ def _masks() -> list[bytes]:
 
 READERS = {
     "rle": Reader([b"1 5 20 3 50 100", b"3 1", b""], spoil_bytes, _rle),
-    "counts": Reader([b"[30, 20, 166]", b"0T6", b"[216]"], spoil_bytes, _counts),
+    "counts": Reader([b"[30, 20, 166]", b"n0d0V5", b"[216]"], spoil_bytes, _counts),
     "submission": Reader([_submission()], spoil_bytes, _sent),
     "train": Reader([_submission()], spoil_bytes, _train),
     "via": Reader(
@@ -405,6 +406,7 @@ def _peak() -> float:
 
 class Outcome(NamedTuple):
     "What became of one case."
+
     accepted: bool
     failures: list[str]  # what must not be
 
@@ -446,6 +448,7 @@ def run_case(reader: str, home: Path, content: bytes, seconds: float | None = SE
 
 class Row(NamedTuple):
     "What became of the cases of one reader."
+
     reader: str
     cases: int
     accepted: int

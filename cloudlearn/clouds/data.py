@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..files import check_room
 from ..masks import rle_decode_small, rle_encode
 from ..scenes.clouds import CLOUD_CLASSES, RLE_SHAPE
 from ..scores import dice
@@ -24,6 +25,7 @@ def label_masks(labels: pd.DataFrame,    # from `read_labels`, N pictures
                 ) -> np.ndarray:         # (N, 4, h, w) bool
     "Decode all run lengths, straight to the wanted grid."
     table = labels[list(CLOUD_CLASSES)].to_numpy()
+    check_room(table.size * shape[0] * shape[1], shape, f"the masks of {len(table)} pictures take")
     masks = np.zeros((*table.shape, *shape), dtype=bool)
     for row, plane in zip(*np.nonzero(table != "")):
         try:
