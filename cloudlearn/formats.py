@@ -23,9 +23,11 @@ import numpy as np
 import yaml
 
 from cloudlearn.files import (
+    check_room,
     file_digest,
     open_picture,
     picture_shape,
+    printable,
     read_picture,
     split_pictures,
     write_file,
@@ -241,6 +243,8 @@ def load_labelled(samples: Sequence[LabelledPicture],  # N photos
                   ) -> Samples:                        # ready for training
     "Read photos and masks at one small size; labels are drawn at the photo's own size first."
     if not samples: raise ValueError("no photos to load; the list of samples is empty")
+    check_room(len(samples) * (3 + len(classes)) * size[0] * size[1], size,
+               f"{len(samples)} pictures with their masks take")
     masks = np.zeros((len(samples), len(classes), *size), dtype=bool)
     pictures = np.empty((len(samples), *size, 3), dtype=np.uint8)
     known = np.array([[name in sample.labels for name in classes] for sample in samples])
@@ -288,13 +292,17 @@ def _files(folder: Path,              # images/ or masks/
             faults.append(f"{path}: not one of {', '.join(endings)}; "
                           "save it as one or take it away.")
         elif not path.is_file():
-            faults.append(f"{path}: is not a file; take it away.")
+            faults.append(_no_file(path))
         elif path.stem in files:
             twin = files[path.stem].name
             faults.append(f"{path}: {twin} has the same stem; keep one of the two.")
         else:
             files[path.stem] = path
     return files, faults
+
+def _no_file(path: Path) -> str:
+    "The sentence about a folder, or a link to nowhere, among the pictures."
+    return f"{path}: is not a file; take it away."
 
 def _no_picture(label: Path, images: Path) -> str:
     "The sentence about a mask or a text file without its picture."
@@ -376,7 +384,7 @@ def _unnamed(folder: Path, path: Path, named: Iterable[Path]) -> list[str]:
     odd = sorted(photo for photo in there - set(named)
                  if photo.suffix.lower() in _PICTURES and not photo.name.startswith("."))
     return [f"{photo}: has no labels in {path.name}; annotate it or move it out of the folder."
-            for photo in odd]
+            if photo.is_file() else _no_file(photo) for photo in odd]
 
 def _stop(text: object) -> str:
     "A sentence with one mark at its end."
@@ -1015,8 +1023,10 @@ def _labelme(folder: Path, classes: Sequence[str] | None) -> _Found:
             except ValueError as error:
                 text = str(error)
                 faults.append(text if text.startswith(str(place)) else f"{path}: {text}")
-        left += [path for path in sorted(place.iterdir()) if path.suffix.lower() in _PICTURES
-                 and not path.name.startswith(".") and path not in named]
+        others = [path for path in sorted(place.iterdir()) if path.suffix.lower() in _PICTURES
+                  and not path.name.startswith(".") and path not in named]
+        faults += [_no_file(path) for path in others if not path.is_file()]
+        left += [path for path in others if path.is_file()]
     spelled = {}
     for name in sorted({name for photo in drawn for name in photo.labels}):
         spelled.setdefault(_plain(name), name)
@@ -1047,6 +1057,13 @@ class _Layout(NamedTuple):
     data: dict | None = None
     split: str | None = None   # of a COCO file that lies in a part
     parts: tuple = ()          # the COCO files of all parts, where there is one in each
+    broken: tuple = ()         # sentences on JSON files beside it that cannot be read
+
+class _NoLabels(ValueError):
+    "No labels but files that may have been meant as some; all sentences about them."
+    def __init__(self, faults: list[str]):
+        super().__init__(faults[0])
+        self.faults = faults
 
 def _json_layouts(places: Iterable[Path]) -> tuple[list[_Layout], list[str]]:
     "The label files among the JSON files of some folders, and what is wrong with the broken ones."
@@ -1097,7 +1114,7 @@ def _layout(folder: str | Path,                # DIR
     named = [*DAMAGES, *(classes or _socar_classes(folder))]
     if any((folder / name).is_dir() for name in named): return _Layout("socar")
     found, broken = _one_json(folder)
-    if found and found.name != "labelme": return found
+    if found and found.name != "labelme": return found._replace(broken=tuple(broken))
     kinds = [f"{kind}/" for kind in ("masks", "labels") if _has(folder, kind)]
     if found: kinds.append("labelme's JSON files")
     if len(kinds) > 1:
@@ -1113,7 +1130,7 @@ def _layout(folder: str | Path,                # DIR
         broken += more
         if found and found.name != "coco": found = None
     if found: return found._replace(path=None) if found.name == "labelme" else found
-    if broken: raise ValueError(broken[0])
+    if broken: raise _NoLabels(broken)
     if classes is not None:
         raise ValueError(f"{folder}: no labels found; it should hold folders {', '.join(DAMAGES)} "
                          "(SOCAR), or one VIA 2 or COCO JSON file beside the photos.")
@@ -1131,6 +1148,7 @@ class _Inspected(NamedTuple):
     "What was seen when a photo was opened."
     faults: list
     shown: set   # classes of which something is drawn
+    notes: list  # on what is drawn and can hardly be meant
 
 def _inspect(photo: _Photo) -> _Inspected:
     "Decode a photo (small) and its PNG masks, and tell what is wrong with them."
@@ -1139,14 +1157,41 @@ def _inspect(photo: _Photo) -> _Inspected:
         shape = picture_shape(photo.picture)
         read_picture(photo.picture, (16, 16))
     except ValueError as error:
-        return _Inspected([str(error)], shown)
-    faults = []
-    for name, path in photo.labels.items():
+        return _Inspected([str(error)], shown, [])
+    faults, notes = [], []
+    for name, drawn in photo.labels.items():
         try:
-            if isinstance(path, Path) and read_mask(path, shape).any(): shown.add(name)
+            if isinstance(drawn, Path):
+                if read_mask(drawn, shape).any(): shown.add(name)
+                notes += _merged(drawn)
+            elif not isinstance(drawn, IndexMask) and any(map(_is_line, drawn)):
+                notes.append(f"{photo.picture}: a polygon of {name} is a line and covers nothing; "
+                             "draw it again or remove it.")
         except ValueError as error:
             faults.append(str(error))
-    return _Inspected(faults, shown)
+    return _Inspected(faults, shown, notes)
+
+def _is_line(part: np.ndarray) -> bool:
+    "Whether all corners of a polygon lie on one line."
+    if part.ndim != 2: return False    # run lengths
+    x, y = (part - part[0]).T
+    far = np.argmax(x * x + y * y)
+    return bool((np.abs(x * y[far] - y * x[far]) <= 1e-9 * (x[far]**2 + y[far]**2)).all())
+
+def _merged(path: Path) -> list[str]:
+    "A note where a mask's colours are more than its shades of grey, by which it is read."
+    with open_picture(path, formats=["PNG"], check=False) as picture:
+        if picture.mode not in ("P", "RGB"): return []
+        colours = np.asarray(picture)
+        shades = np.asarray(picture.convert("L"))
+    if colours.ndim == 3: colours = colours.astype(np.int32) @ (1, 2**8, 2**16)
+    many = len(np.unique(colours))
+    if many <= len(np.unique(shades)): return []
+    if not shades.any():
+        return [f"{path}: holds {many} values, but its palette shows them all as black, so "
+                "nothing is drawn; save it as 8-bit grey, 0 and 255."]
+    return [f"{path}: holds {many} colours of one brightness, or none, which count as one class; "
+            "save it as 8-bit grey, 0 and 255."]
 
 def _names(folder: Path, photos: list[_Photo]) -> list[str]:
     "A short name for every photo: its stem, or its whole path where two share a stem."
@@ -1321,11 +1366,12 @@ def _survey(folder: Path,
     digests = _each(file_digest, [photo.picture for photo in photos])
     leaks, twice = _leaks(photos, digests)
     inspected = _each(_inspect, photos)
-    notes = list(found.notes)
+    notes = [*found.notes, *(note for photo in inspected for note in photo.notes)]
     if not named:
         found.faults.extend(_class_faults(place, classes))
         beside = [kind for kind in ("masks", "labels") if layout.path and _has(folder, kind)]
         notes += [f"{folder}: {layout.path.name} is read, {kind}/ is not." for kind in beside]
+    notes += [f"passed over: {fault}" for fault in layout.broken]
     faults = [*found.faults, *(fault for photo in inspected for fault in photo.faults), *twice]
     missing, things = [], np.arange(len(photos))
     if layout.name != "socar":
@@ -1352,6 +1398,9 @@ def _survey(folder: Path,
                          "what they show stays unknown.")
     samples = [LabelledPicture(name, *photo) for name, photo in zip(_names(folder, photos), photos)]
     shown = np.array([[name in photo.shown for name in classes] for photo in inspected], bool)
+    faults, notes = list(map(printable, faults)), list(map(printable, notes))
+    leaks = [leak._replace(fault=printable(leak.fault), note=printable(leak.note))
+             for leak in leaks]
     return _Survey(layout.name, classes, samples, shown, things, missing, faults, leaks, notes)
 
 def _split(survey: _Survey, seed: int) -> list[LabelledPicture]:
@@ -1393,7 +1442,7 @@ def check_labelled(folder: str | Path,                     # DIR in one of the s
     try:
         survey = _survey(Path(folder), classes)
     except ValueError as error:
-        return [str(error)]
+        return list(map(printable, getattr(error, "faults", [error])))
     faults = survey.faults + [leak.fault for leak in survey.leaks]
     return faults or _untrainable(read_labelled(folder, classes))
 

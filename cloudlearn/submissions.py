@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SUBMISSION_SHAPE', 'SUBMISSION_HEADER', 'LINE_BYTES', 'MOST_FAULTS', 'VALIDATION_SHARE', 'read_rows', 'read_labels',
-           'check_folder', 'judging_faults', 'check_clouds', 'check_submission', 'write_submission', 'label_size',
-           'write_labels']
+           'check_runs', 'check_folder', 'judging_faults', 'check_clouds', 'check_submission', 'write_submission',
+           'label_size', 'write_labels']
 
 # %% ../nbs/workshop/submissions.ipynb #275e2165
 import re
@@ -39,7 +39,8 @@ def _split_row(place: str,        # file and line, for the complaint
     "Take `0011165.jpg_Fish,1 3 10 5` apart into picture, class and run lengths."
     cells = _cells(line)
     if len(cells) != 2:
-        raise ValueError(f"{place}: {line.count(',') + 1} cells where two are needed; "
+        count = line.count(",") + 1
+        raise ValueError(f"{place}: {count} cell{'s' * (count > 1)} where two are needed; "
                          "write PICTURE_CLASS, one comma, and the run lengths.")
     picture, _, name = cells[0].rpartition("_")
     if not picture:
@@ -163,17 +164,26 @@ def _test_pictures(folder: Path) -> tuple[list[str], list[str]]:
                       "make them agree or remove the sample file.")
     return list(wanted.index), faults
 
-def _run_faults(source: Path, rows: list) -> list[str]:
-    "Run lengths of the labels that do not decode."
+def _run_faults(source: str | Path, rows: list, shape: tuple[int, int]) -> list[str]:
+    "Run lengths that do not decode on a grid."
     faults = []
     for line, picture, name, text in rows:
         try:
-            rle_runs(text, RLE_SHAPE[0] * RLE_SHAPE[1])
+            rle_runs(text, shape[0] * shape[1])
         except ValueError as error:
             reason = str(error).rstrip(".")
-            faults.append(f"{source}, line {line}: {picture}_{name}: {reason}; "
-                          "correct the run lengths or empty the cell.")
+            mend = "correct the run lengths or empty the cell."
+            between = " " if reason.endswith("?") else "; "
+            if between == " ": mend = mend.capitalize()
+            faults.append(f"{source}, line {line}: {picture}_{name}: {reason}{between}{mend}")
     return faults
+
+def check_runs(path: str | Path,         # train.csv, or a submission
+               shape: tuple[int, int],   # the grid of its run lengths
+               ) -> None:                # nothing: it raises where a run does not decode
+    "Decode all run lengths of a file; the first fault is one sentence with its line."
+    faults = _run_faults(path, read_rows(path), shape)
+    if faults: raise ValueError(faults[0])
 
 def _survey(folder: Path) -> tuple[pd.DataFrame, list[str], list[str]]:
     "Labels, test pictures in order, and everything that is wrong with rows and names."
@@ -183,7 +193,7 @@ def _survey(folder: Path) -> tuple[pd.DataFrame, list[str], list[str]]:
     source = folder / "train.csv"
     rows, faults = _scan_rows(source)
     labels, more = _scan_labels(source, rows)
-    faults += more + _run_faults(source, rows)
+    faults += more + _run_faults(source, rows, RLE_SHAPE)
     try:
         missing = sorted(set(labels.index) - set(list_pictures(folder / "train_images")))
     except ValueError as error:
@@ -214,7 +224,8 @@ def _drawn(labels: pd.DataFrame) -> np.ndarray:
         try:
             mask = rle_decode_small(table[row, plane], RLE_SHAPE, SUBMISSION_SHAPE)
         except ValueError as error:
-            raise ValueError(f"{labels.index[row]}_{CLOUD_CLASSES[plane]}: {error}") from None
+            raise ValueError(f"{labels.index[row]}_{CLOUD_CLASSES[plane]}: {error}; "
+                             "correct the run lengths or empty the cell.") from None
         drawn[row, plane] = mask.any()
     return drawn
 
@@ -253,7 +264,8 @@ def check_clouds(folder: str | Path,   # DIR in the competition's layout
     judged = [] if faults else judging_faults(labels, folder / "train.csv")
     places = [folder / "train_images" / name for name in labels.index]
     places += [folder / "test_images" / name for name in test]
-    unreadable = picture_faults(path for path in places if path.is_file())
+    there = (path for path in places if path.exists() or path.is_symlink())
+    unreadable = picture_faults(there)   # what is not there was said above
     return faults + unreadable + judged
 
 # %% ../nbs/workshop/submissions.ipynb #a69d24a0
@@ -272,13 +284,11 @@ def check_submission(path: str | Path,       # a submission file
         if (picture, name) != (want_picture, want_name):
             raise ValueError(f"{place} stands where {want_picture}_{want_name} should; "
                              "every picture and class once, in order.")
-        try:
-            rle_runs(text, shape[0] * shape[1])
-        except ValueError as error:
-            raise ValueError(f"{place}: {error}") from None
+        faults = _run_faults(path, [(line, picture, name, text)], shape)
+        if faults: raise ValueError(faults[0])
     if len(rows) != len(wanted):
         raise ValueError(f"{path}: {len(rows)} rows where {len(wanted)} are needed, "
-                         "four for each picture.")
+                         "four for each picture; write them all, and no more.")
 
 # %% ../nbs/workshop/submissions.ipynb #9078abaa
 def _lines(path: Path, names: list[str], texts: Iterable[Iterable[str]]) -> Iterator[str]:

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..files import check_room
 from ..masks import rle_decode_small, rle_encode
 from ..scenes.clouds import CLOUD_CLASSES, RLE_SHAPE
 from ..scores import dice
-from ..submissions import SUBMISSION_SHAPE, label_size, read_labels
+from ..submissions import SUBMISSION_SHAPE, check_runs, label_size, read_labels
 
 # %% ../../nbs/20_clouds_data.ipynb #218bf442
 def label_masks(labels: pd.DataFrame,    # from `read_labels`, N pictures
@@ -24,6 +25,7 @@ def label_masks(labels: pd.DataFrame,    # from `read_labels`, N pictures
                 ) -> np.ndarray:         # (N, 4, h, w) bool
     "Decode all run lengths, straight to the wanted grid."
     table = labels[list(CLOUD_CLASSES)].to_numpy()
+    check_room(table.size * shape[0] * shape[1], shape, f"the masks of {len(table)} pictures take")
     masks = np.zeros((*table.shape, *shape), dtype=bool)
     for row, plane in zip(*np.nonzero(table != "")):
         try:
@@ -42,7 +44,8 @@ def encode_masks(masks: np.ndarray,   # (4, H, W) bool
 # %% ../../nbs/20_clouds_data.ipynb #651d80b5
 def score_submission(submission: str | Path,   # CSV at 350x525
                      truth: str | Path,        # CSV of the same pictures, on either grid
-                     ) -> pd.DataFrame:        # Dice, pictures by classes
+                     grid: tuple[int, int] | None = None,   # of the truth; None: `label_size`
+                     ) -> pd.DataFrame:        # Dice, pictures by classes; attrs: the grid
     "The competition's score, picture by picture; its mean is the number on the leaderboard."
     guess = read_labels(submission)
     true = read_labels(truth)
@@ -52,10 +55,14 @@ def score_submission(submission: str | Path,   # CSV at 350x525
             raise ValueError(f"{file}: pictures of the other file are missing: {len(missing)}, "
                              f"first {missing[0]}; both files must hold the same pictures.")
     true = true.loc[guess.index]
-    grid = label_size(true)
+    grid = grid or label_size(true)
+    check_runs(submission, SUBMISSION_SHAPE)
+    check_runs(truth, grid)
     scores = np.empty((len(guess), len(CLOUD_CLASSES)))
     for row in range(len(guess)):
         pred = label_masks(guess.iloc[[row]], size=SUBMISSION_SHAPE, source=str(submission))
         want = label_masks(true.iloc[[row]], size=grid, source=str(truth))
         scores[row] = dice(pred, want)[0]
-    return pd.DataFrame(scores, index=guess.index, columns=list(CLOUD_CLASSES))
+    table = pd.DataFrame(scores, index=guess.index, columns=list(CLOUD_CLASSES))
+    table.attrs["grid"] = grid
+    return table

@@ -21,7 +21,7 @@ import pandas as pd
 from torch import nn
 
 from ..encoders import encoder_share
-from ..files import list_pictures, picture_faults, read_grey, split_pictures
+from ..files import check_room, list_pictures, picture_faults, read_grey, split_pictures
 from ..report import figure_png
 from ..runs import Pipeline, Told, XrayRun, plain_settings, timed
 from ..samples import Samples, all_known
@@ -153,6 +153,7 @@ def load_chest(files: Sequence[XrayFile],   # of `read_chest`
                size: tuple[int, int],       # (h, w), pixels; pictures of another form are squeezed
                ) -> Samples:                # in the files' order; labels (N, 1): pneumonia
     "Read the pictures at one size."
+    check_room(4 * len(files) * size[0] * size[1], size, f"{len(files)} pictures take")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         grey = list(pool.map(lambda file: read_grey(file.path, size), files))
     pictures = np.repeat(np.stack(grey)[..., None], 3, axis=3)
@@ -395,7 +396,10 @@ def report_xray(sets: XraySets,              # from `read_xray_sets`
 
 # %% ../../nbs/41_xray_run.ipynb #5fb69a84
 def _check(run: XrayRun) -> None:
-    "Nothing to refuse beyond the limits of the settings."
+    "Refuse scenes of a size that could not be read again."
+    if run.data is None:
+        room = 4 * run.scenes * run.size[0] * run.size[1]
+        check_room(room, run.size, f"{run.scenes} scenes take")
 
 
 def _scenes(run: XrayRun, folder: Path) -> None:
