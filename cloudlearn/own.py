@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'TRAIN', 'scaled', 'true_masks', 'load_own', 'CropSet', 'own_transform', 'grid_corners', 'OwnSets',
-           'read_own', 'own_network', 'check_own', 'train_own', 'own_view', 'place', 'own_maps', 'read_whole',
-           'own_thresholds', 'cut_own', 'OwnJudgement', 'own_scores', 'judge_own', 'write_own', 'worst_pictures',
-           'report_own']
+           'read_own', 'own_network', 'check_own', 'train_own', 'own_view', 'place', 'own_parts', 'own_maps',
+           'read_whole', 'own_thresholds', 'cut_own', 'OwnJudgement', 'own_scores', 'judge_own', 'write_own',
+           'worst_pictures', 'report_own']
 
 # %% ../nbs/workshop/own.ipynb #7a073c74
 import json
@@ -29,7 +29,7 @@ from torchvision.transforms import v2
 
 from .decisions import short_decimal
 from .encoders import ZERO, build_network, build_zero, encoder_share
-from .files import picture_shape, read_picture
+from .files import picture_shape, read_picture, room_for, row_strips
 from cloudlearn.formats import (
     LabelledPicture,
     coco_decode,
@@ -53,7 +53,7 @@ from cloudlearn.scores import (
     iou,
     presence_confusion,
 )
-from .tiles import BORDERS, View, predict
+from .tiles import BORDERS, View, each_tile
 from .training import PictureSet, fit, keep_unknown, load_network_state
 
 # %% ../nbs/workshop/own.ipynb #2a6de391
@@ -299,12 +299,57 @@ def place(network: nn.Module,   # moved in place, into evaluation mode
     return network.eval().to(found or "cpu", memory_format=torch.channels_last)
 
 
-def _stretched(planes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def _at_size(picture: np.ndarray, shape: tuple[int, int], folder: Path | None) -> np.ndarray:
+    "All pixels of a picture, or fewer of them; a picture that reads windows reduces itself."
+    if not isinstance(picture, np.ndarray): return picture.reduced(shape, folder)
+    if picture.shape[:2] == shape: return picture
+    room = room_for((*shape, picture.shape[2]), picture.dtype, folder)
+    return cv2.resize(picture, shape[::-1], dst=room, interpolation=cv2.INTER_AREA)
+
+
+def _stretched(planes: np.ndarray, shape: tuple[int, int], folder: Path | None) -> np.ndarray:
     "Maps (C, h, w) at another size."
     if planes.shape[1:] == shape: return planes
     grows = planes.shape[1] < shape[0]
     way = cv2.INTER_LINEAR if grows else cv2.INTER_AREA
-    return np.stack([cv2.resize(plane, shape[::-1], interpolation=way) for plane in planes])
+    large = room_for((len(planes), *shape), planes.dtype, folder)
+    for plane, room in zip(planes, large):
+        cv2.resize(plane, shape[::-1], dst=room, interpolation=way)
+    return large
+
+
+def _tile_maps(network: nn.Module, picture: np.ndarray, run: TrainRun) -> Iterator[tuple]:
+    "Rows, columns and probabilities (C, h, w), tile by tile."
+    tile = max(run.size) if run.frame == "whole" else max(512, 2 * max(run.size))
+    for rows, columns, logits in each_tile(network, picture, tile, view=own_view(run)):
+        yield rows, columns, torch.from_numpy(np.ascontiguousarray(logits)).sigmoid().numpy()
+
+
+def own_parts(network: nn.Module,     # from `place`
+              picture: np.ndarray,    # (H, W, 3) uint8, of any size; windows of it are read
+              run: TrainRun,          # its frame, size and scale count
+              *,
+              flips: bool = False,    # average over the four flips
+              folder: Path | None = None,   # lends room for what is large; None: in memory
+              ) -> Iterator[tuple[slice, slice, np.ndarray]]:   # rows, columns, (C, h, w) float32
+    "What a network says of one picture, piece by piece, at the picture's own size."
+    full = tuple(picture.shape[:2])
+    shape = tuple(run.size) if run.frame == "whole" else scaled(full, run.scale)
+    if shape == full and not flips:
+        yield from _tile_maps(network, picture, run)
+        return
+    seen = _at_size(picture, shape, folder)
+    ways = ((), (1,), (0,), (0, 1)) if flips else ((),)
+    total = None
+    for way in ways:
+        for rows, columns, prob in _tile_maps(network, np.flip(seen, way), run):
+            if total is None:
+                total = room_for((len(prob), *shape), np.float32, folder)
+            np.flip(total, [axis + 1 for axis in way])[:, rows, columns] += prob
+    total /= np.float32(len(ways))
+    maps = _stretched(total, full, folder)
+    for rows in row_strips(full):
+        yield rows, slice(0, full[1]), maps[:, rows]
 
 
 def own_maps(network: nn.Module,     # from `place`
@@ -313,19 +358,12 @@ def own_maps(network: nn.Module,     # from `place`
              flips: bool = False,    # average over the four flips
              ) -> np.ndarray:        # (C, H, W) float32, probabilities
     "What a network says of one picture, at the picture's own size."
-    whole = run.frame == "whole"
-    shape = tuple(run.size) if whole else scaled(picture.shape, run.scale)
-    seen = picture
-    if picture.shape[:2] != shape:
-        seen = cv2.resize(picture, shape[::-1], interpolation=cv2.INTER_AREA)
-    tile = max(run.size) if whole else max(512, 2 * max(run.size))
-    ways = ((), (1,), (0,), (0, 1)) if flips else ((),)
-    total = np.float32(0)
-    for way in ways:
-        logits = predict(network, np.flip(seen, way), tile, view=own_view(run))
-        prob = torch.from_numpy(logits).sigmoid().numpy()
-        total = total + np.flip(prob, [axis + 1 for axis in way])
-    return _stretched(total / np.float32(len(ways)), picture.shape[:2])
+    maps = None
+    for rows, columns, part in own_parts(network, picture, run, flips=flips):
+        if maps is None:
+            maps = np.empty((len(part), *picture.shape[:2]), np.float32)
+        maps[:, rows, columns] = part
+    return maps
 
 
 def read_whole(path: str | Path,    # JPEG or PNG
@@ -561,7 +599,12 @@ def _answers(run: TrainRun, network: nn.Module, decisions: pd.DataFrame, flips: 
     def masks(picture: np.ndarray) -> np.ndarray:
         return cut_own(probabilities(picture), decisions)
 
-    return Answers(tuple(decisions["class"]), masks, probabilities)
+    def parts(picture: np.ndarray, shape: tuple, folder: Path | None) -> Iterator[tuple]:
+        return own_parts(network, picture, run, flips=flips, folder=folder)
+
+    thresholds = decisions["threshold"].to_numpy(np.float32)
+    return Answers(tuple(decisions["class"]), masks, probabilities, parts=parts,
+                   thresholds=thresholds)
 
 
 TRAIN = Pipeline(
