@@ -337,7 +337,7 @@ def main() -> None:
 @app.command("predict")
 def draw_masks(
     sources: Annotated[list[str], typer.Argument(
-        metavar="SOURCE", help="Pictures: files, folders (without their subfolders), "
+        metavar="SOURCE", help="Pictures or GeoTIFFs: files, folders (without their subfolders), "
                                   "or patterns such as 'photos/*.jpg'.")],
     *,
     run: Annotated[Path, typer.Option("--run", metavar="RUN_DIR",
@@ -346,13 +346,14 @@ def draw_masks(
                                       help="Folder for the results; the same command goes on "
                                            "where it was stopped.")],
     write: Annotated[str | None, typer.Option(
-        "--write", metavar="LIST", help="Some of png, coco and csv, with commas between; "
+        "--write", metavar="LIST", help="Some of png, coco, csv and, for georeferenced pictures, "
+                                        "geojson and cog, with commas between; "
                                         "png,coco if not given, for clouds csv as well.")] = None,
     flips: Annotated[bool, typer.Option(
         "--flips", help="Average the probability maps over the four flips: "
                         "slower, usually better.")] = False,
 ) -> None:
-    "Draw masks on new pictures with a finished run, as PNG, COCO or CSV."
+    "Draw masks on new pictures with a finished run, as PNG, COCO, CSV, GeoJSON or COG."
     with sentences():
         check_place(out, "none")
         try:

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'TRAIN', 'scaled', 'true_masks', 'load_own', 'CropSet', 'own_transform', 'grid_corners', 'OwnSets',
-           'read_own', 'own_network', 'check_own', 'train_own', 'own_view', 'place', 'own_maps', 'read_whole',
-           'own_thresholds', 'cut_own', 'OwnJudgement', 'own_scores', 'judge_own', 'write_own', 'worst_pictures',
-           'report_own']
+           'read_own', 'own_network', 'check_own', 'train_own', 'own_view', 'place', 'own_parts', 'own_maps',
+           'read_whole', 'own_thresholds', 'cut_own', 'OwnJudgement', 'own_scores', 'judge_own', 'write_own',
+           'worst_pictures', 'report_own']
 
 # %% ../nbs/workshop/own.ipynb #7a073c74
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import product
+from itertools import islice, product
 from math import ceil
 from pathlib import Path
 from typing import NamedTuple
@@ -27,10 +27,13 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from .cache import Cached, cached
 from .decisions import short_decimal
 from .encoders import ZERO, build_network, build_zero, encoder_share
-from .files import picture_shape, read_picture
+from .files import file_digest, picture_shape, read_picture, room_for, row_strips
 from cloudlearn.formats import (
+    Drawn,
+    IndexMask,
     LabelledPicture,
     coco_decode,
     coco_encode,
@@ -44,7 +47,7 @@ from .losses import named_loss
 from .masks import resize_mask, show
 from .report import figure_png, show_log
 from .runs import Answers, Pipeline, Told, TrainRun, plain_settings, timed
-from .samples import UNKNOWN, partial_targets
+from .samples import UNKNOWN, Rows, partial_targets, row_digest, row_digests
 from cloudlearn.scores import (
     THRESHOLDS,
     best_threshold,
@@ -53,7 +56,7 @@ from cloudlearn.scores import (
     iou,
     presence_confusion,
 )
-from .tiles import BORDERS, View, predict
+from .tiles import BORDERS, View, each_tile
 from .training import PictureSet, fit, keep_unknown, load_network_state
 
 # %% ../nbs/workshop/own.ipynb #2a6de391
@@ -95,7 +98,7 @@ def load_own(sample: LabelledPicture,     # with its labels
 def _spots(target: np.ndarray, most: int = 256) -> np.ndarray:
     "Where something is drawn: up to so many places (row, column) of each class, spread evenly."
     found = []
-    for plane in np.moveaxis(target, -1, 0):
+    for plane in np.moveaxis(target[:], -1, 0):
         places = np.argwhere(plane == 1)
         picked = np.linspace(0, len(places) - 1, min(most, len(places))).astype(int)
         found.append(places[picked])
@@ -107,23 +110,29 @@ def _crop(array: np.ndarray, corner: Sequence[int], size: Sequence[int]) -> torc
     return torch.from_numpy(BORDERS["mirror"](array, corner, size)).permute(2, 0, 1)
 
 
+def _row_by_row(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    "An array of pictures of different sizes, as they are."
+    rows = np.empty(len(pictures), dtype=object)
+    for row, picture in enumerate(pictures):
+        rows[row] = picture
+    return rows
+
+
 class CropSet(Dataset):
     "Random crops of pictures of any size; an item is (uint8 (3, h, w), float (C, h, w))."
     def __init__(self,
-                 pictures: Sequence[np.ndarray],   # N of (H, W, 3) uint8
-                 targets: Sequence[np.ndarray],    # N of (H, W, C) uint8: 0, 1 or UNKNOWN
+                 pictures: Sequence[np.ndarray] | Rows,   # N of (H, W, 3) uint8
+                 targets: Sequence[np.ndarray] | Rows,    # N of (H, W, C) uint8: 0, 1 or UNKNOWN
                  size: tuple[int, int],            # (h, w) of a crop
                  *,
                  transform: Callable | None = None,  # of a crop and its mask, each time anew
                  most: int = 8,                    # crops of one picture in an epoch
                  ):
-        self.pictures = np.empty(len(pictures), dtype=object)
-        for row, picture in enumerate(pictures):
-            self.pictures[row] = picture
+        self.pictures = pictures if isinstance(pictures, Rows) else _row_by_row(pictures)
         self.targets = targets
         self.size = size
         self.transform = transform
-        self.spots = [_spots(target) for target in targets]
+        self.spots = {}   # of a picture, from its first crop on
         room = [picture.shape[0] * picture.shape[1] / (size[0] * size[1]) for picture in pictures]
         counts = [min(max(1, round(times)), most) for times in room]
         self.rows = np.repeat(np.arange(len(pictures)), counts)
@@ -136,6 +145,8 @@ class CropSet(Dataset):
                ) -> list[int]:  # top and left of a crop; below 0 where the picture is smaller
         "Anywhere, or so that a place where something is drawn lies in the crop."
         room = np.array(self.pictures[row].shape[:2]) - self.size
+        if row not in self.spots:
+            self.spots[row] = _spots(self.targets[row])
         spots = self.spots[row]
         if len(spots) and torch.rand(()) < 0.5:
             spot = spots[torch.randint(len(spots), ())]
@@ -176,15 +187,35 @@ def grid_corners(shape: Sequence[int],       # (height, width) of a picture
     return [corners[number] for number in picked]
 
 
-def _grid_set(pictures: list, targets: list, size: tuple[int, int]) -> PictureSet:
-    "The same crops of every picture, each time."
-    crops = []
-    masks = []
-    for picture, target in zip(pictures, targets):
-        for corner in grid_corners(picture.shape, size):
-            crops.append(BORDERS["mirror"](picture, corner, size))
-            masks.append(_crop(target, corner, size).numpy())
-    return PictureSet(np.stack(crops), np.stack(masks), unknown=UNKNOWN)
+def _grid_set(pictures: Sequence | Rows, targets: Sequence | Rows,
+              size: tuple[int, int]) -> PictureSet:
+    "The same crops of every picture, each time; they are cut out when they are asked for."
+    shapes = [picture.shape for picture in pictures]
+    places = [(row, corner) for row, shape in enumerate(shapes)
+              for corner in grid_corners(shape, size)]
+    planes = targets[0].shape[2]
+
+    def crops(part: Sequence | Rows, cut: Callable, shape: tuple) -> Rows:
+        digests = list(row_digests(part))
+
+        def read(place: int) -> np.ndarray:
+            row, corner = places[place]
+            return cut(part[row], corner)
+
+        def digest(place: int) -> bytes:
+            row, corner = places[place]
+            return row_digest(np.array([*digests[row], *corner, *size]))
+
+        return Rows(read, digest, np.arange(len(places)), shape=shape, dtype=np.uint8)
+
+    def cut_picture(picture: np.ndarray, corner: tuple) -> np.ndarray:
+        return BORDERS["mirror"](picture, corner, size)
+
+    def cut_target(target: np.ndarray, corner: tuple) -> np.ndarray:
+        return _crop(target, corner, size).numpy()
+
+    return PictureSet(crops(pictures, cut_picture, (*size, 3)),
+                      crops(targets, cut_target, (planes, *size)), unknown=UNKNOWN)
 
 
 class OwnSets(NamedTuple):
@@ -197,17 +228,65 @@ class OwnSets(NamedTuple):
     notes: tuple        # what a reader of the report has to know, one sentence each
 
 
+def _label_digest(sample: LabelledPicture, classes: Sequence[str]) -> dict[str, str]:
+    "What the labels of a picture say: of a PNG its bytes, else corners and run lengths."
+    def said(drawn: Drawn) -> str:
+        if isinstance(drawn, Path): return file_digest(drawn)
+        if isinstance(drawn, IndexMask): return f"{file_digest(drawn.path)} {drawn.value}"
+        return b"".join(map(row_digest, drawn)).hex()
+
+    return {name: said(sample.labels[name]) for name in classes if name in sample.labels}
+
+
+def _label_files(sample: LabelledPicture) -> set[Path]:
+    "The PNGs that a picture's labels are drawn in."
+    drawn = sample.labels.values()
+    files = {label.path for label in drawn if isinstance(label, IndexMask)}
+    return files | {label for label in drawn if isinstance(label, Path)}
+
+
+def _stored(samples: Sequence[LabelledPicture], run: TrainRun,
+            classes: Sequence[str]) -> Cached | None:
+    "Pictures and targets in the cache; None where they are few, or could not be kept."
+    whole = run.frame == "whole"
+
+    def load(row: int) -> tuple[np.ndarray, np.ndarray]:
+        if not whole: return load_own(samples[row], run.scale, classes)
+        one = load_labelled([samples[row]], run.size, classes)
+        return one.pictures[0], partial_targets(one.masks, one.known)[0]
+
+    labels = [_label_digest(sample, classes) for sample in samples]
+    files = [sample.picture for sample in samples]
+    files += sorted(set().union(*map(_label_files, samples)))
+    shapes = [run.size if whole else scaled(picture_shape(sample.picture), run.scale)
+              for sample in samples]
+    made = {"reader": "own", "frame": run.frame, "classes": classes, "shapes": shapes,
+            "labels": labels}
+    return cached(made, files, load, shapes=shapes, classes=len(classes), marked=True,
+                  native=not whole, apart=[run.data, run.out])
+
+
 def _seen(samples: list, run: TrainRun, classes: Sequence[str], training: bool) -> Dataset:
     "Pictures as the network sees them."
     transform = own_transform() if training else None
+    stored = _stored(samples, run, classes)
     if run.frame == "whole":
+        if stored: return PictureSet(*stored, transform, unknown=UNKNOWN)
         part = load_labelled(samples, run.size, classes)
         targets = partial_targets(part.masks, part.known)
         return PictureSet(part.pictures, targets, transform, unknown=UNKNOWN)
-    pairs = [load_own(sample, run.scale, classes) for sample in samples]
-    pictures, targets = (list(part) for part in zip(*pairs))
+    if stored:
+        pictures, targets = stored
+    else:
+        pairs = [load_own(sample, run.scale, classes) for sample in samples]
+        pictures, targets = (list(part) for part in zip(*pairs))
     if training: return CropSet(pictures, targets, run.size, transform=transform)
     return _grid_set(pictures, targets, run.size)
+
+
+def _shown(targets: Sequence | Rows, most: int = 2) -> int:
+    "How many targets show anything, counted up to so many: the rest need not be read."
+    return len(list(islice((1 for target in targets if (target[:] == 1).any()), most)))
 
 
 def read_own(folder: str | Path,   # with pictures and labels, in a layout of `formats`
@@ -225,7 +304,7 @@ def read_own(folder: str | Path,   # with pictures and labels, in a layout of `f
             raise ValueError(f"{folder}: no picture is in the part {name}; "
                              "label more pictures, or move some there.")
     train = _seen(parts["train"], run, found.classes, training=True)
-    shown = sum(bool((target == 1).any()) for target in train.targets)
+    shown = _shown(train.targets)
     if shown < 2:
         raise ValueError(f"{folder}: {shown} training pictures show any of "
                          f"{', '.join(found.classes)}; at least two are needed.")
@@ -299,12 +378,57 @@ def place(network: nn.Module,   # moved in place, into evaluation mode
     return network.eval().to(found or "cpu", memory_format=torch.channels_last)
 
 
-def _stretched(planes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def _at_size(picture: np.ndarray, shape: tuple[int, int], folder: Path | None) -> np.ndarray:
+    "All pixels of a picture, or fewer of them; a picture that reads windows reduces itself."
+    if not isinstance(picture, np.ndarray): return picture.reduced(shape, folder)
+    if picture.shape[:2] == shape: return picture
+    room = room_for((*shape, picture.shape[2]), picture.dtype, folder)
+    return cv2.resize(picture, shape[::-1], dst=room, interpolation=cv2.INTER_AREA)
+
+
+def _stretched(planes: np.ndarray, shape: tuple[int, int], folder: Path | None) -> np.ndarray:
     "Maps (C, h, w) at another size."
     if planes.shape[1:] == shape: return planes
     grows = planes.shape[1] < shape[0]
     way = cv2.INTER_LINEAR if grows else cv2.INTER_AREA
-    return np.stack([cv2.resize(plane, shape[::-1], interpolation=way) for plane in planes])
+    large = room_for((len(planes), *shape), planes.dtype, folder)
+    for plane, room in zip(planes, large):
+        cv2.resize(plane, shape[::-1], dst=room, interpolation=way)
+    return large
+
+
+def _tile_maps(network: nn.Module, picture: np.ndarray, run: TrainRun) -> Iterator[tuple]:
+    "Rows, columns and probabilities (C, h, w), tile by tile."
+    tile = max(run.size) if run.frame == "whole" else max(512, 2 * max(run.size))
+    for rows, columns, logits in each_tile(network, picture, tile, view=own_view(run)):
+        yield rows, columns, torch.from_numpy(np.ascontiguousarray(logits)).sigmoid().numpy()
+
+
+def own_parts(network: nn.Module,     # from `place`
+              picture: np.ndarray,    # (H, W, 3) uint8, of any size; windows of it are read
+              run: TrainRun,          # its frame, size and scale count
+              *,
+              flips: bool = False,    # average over the four flips
+              folder: Path | None = None,   # lends room for what is large; None: in memory
+              ) -> Iterator[tuple[slice, slice, np.ndarray]]:   # rows, columns, (C, h, w) float32
+    "What a network says of one picture, piece by piece, at the picture's own size."
+    full = tuple(picture.shape[:2])
+    shape = tuple(run.size) if run.frame == "whole" else scaled(full, run.scale)
+    if shape == full and not flips:
+        yield from _tile_maps(network, picture, run)
+        return
+    seen = _at_size(picture, shape, folder)
+    ways = ((), (1,), (0,), (0, 1)) if flips else ((),)
+    total = None
+    for way in ways:
+        for rows, columns, prob in _tile_maps(network, np.flip(seen, way), run):
+            if total is None:
+                total = room_for((len(prob), *shape), np.float32, folder)
+            np.flip(total, [axis + 1 for axis in way])[:, rows, columns] += prob
+    total /= np.float32(len(ways))
+    maps = _stretched(total, full, folder)
+    for rows in row_strips(full):
+        yield rows, slice(0, full[1]), maps[:, rows]
 
 
 def own_maps(network: nn.Module,     # from `place`
@@ -313,19 +437,12 @@ def own_maps(network: nn.Module,     # from `place`
              flips: bool = False,    # average over the four flips
              ) -> np.ndarray:        # (C, H, W) float32, probabilities
     "What a network says of one picture, at the picture's own size."
-    whole = run.frame == "whole"
-    shape = tuple(run.size) if whole else scaled(picture.shape, run.scale)
-    seen = picture
-    if picture.shape[:2] != shape:
-        seen = cv2.resize(picture, shape[::-1], interpolation=cv2.INTER_AREA)
-    tile = max(run.size) if whole else max(512, 2 * max(run.size))
-    ways = ((), (1,), (0,), (0, 1)) if flips else ((),)
-    total = np.float32(0)
-    for way in ways:
-        logits = predict(network, np.flip(seen, way), tile, view=own_view(run))
-        prob = torch.from_numpy(logits).sigmoid().numpy()
-        total = total + np.flip(prob, [axis + 1 for axis in way])
-    return _stretched(total / np.float32(len(ways)), picture.shape[:2])
+    maps = None
+    for rows, columns, part in own_parts(network, picture, run, flips=flips):
+        if maps is None:
+            maps = np.empty((len(part), *picture.shape[:2]), np.float32)
+        maps[:, rows, columns] = part
+    return maps
 
 
 def read_whole(path: str | Path,    # JPEG or PNG
@@ -561,7 +678,12 @@ def _answers(run: TrainRun, network: nn.Module, decisions: pd.DataFrame, flips: 
     def masks(picture: np.ndarray) -> np.ndarray:
         return cut_own(probabilities(picture), decisions)
 
-    return Answers(tuple(decisions["class"]), masks, probabilities)
+    def parts(picture: np.ndarray, shape: tuple, folder: Path | None) -> Iterator[tuple]:
+        return own_parts(network, picture, run, flips=flips, folder=folder)
+
+    thresholds = decisions["threshold"].to_numpy(np.float32)
+    return Answers(tuple(decisions["class"]), masks, probabilities, parts=parts,
+                   thresholds=thresholds)
 
 
 TRAIN = Pipeline(

@@ -4,18 +4,22 @@
 
 # %% auto #0
 __all__ = ['JOURNAL', 'WAYS', 'pipeline_of', 'LoadedRun', 'check_draws', 'check_pixels', 'read_finished', 'load_run',
-           'find_sources', 'fingerprint_run', 'read_journal', 'Journal', 'Predicted', 'write_coco', 'write_table',
-           'write_answers', 'parse_ways', 'predict_files', 'mask_scores', 'class_scores']
+           'find_sources', 'fingerprint_run', 'read_journal', 'Journal', 'Predicted', 'write_mask', 'write_coco',
+           'write_table', 'write_geojson', 'write_answers', 'parse_ways', 'predict_files', 'mask_scores',
+           'class_scores']
 
 # %% ../nbs/workshop/prediction.ipynb #c906fec9
 import csv
+import errno
 import glob
 import hashlib
 import json
 import os
+import struct
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -26,16 +30,27 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from cloudlearn.files import (
+    PICTURE_SUFFIXES,
+    PictureError,
     file_digest,
     list_pictures,
     picture_shape,
     printable,
     read_manifest,
     read_picture,
+    room_for,
+    row_strips,
     whole_file,
     write_file,
 )
 from .formats import coco_box, read_mask
+from cloudlearn.geo import (
+    GEO_SUFFIXES,
+    check_rasterio,
+    mask_geometry,
+    open_geo,
+    write_probabilities,
+)
 from .masks import resize_mask, rle_encode, rle_runs
 from cloudlearn.runs import (
     LOCK,
@@ -133,11 +148,12 @@ def load_run(folder: str | Path,   # of a finished run
 def _named_by(source: str) -> list[str]:
     "The files that one word on the command line means."
     path = Path(source)
+    suffixes = PICTURE_SUFFIXES + GEO_SUFFIXES
     if path.is_dir():
-        found = [str(path / name) for name in list_pictures(path)]
+        found = [str(path / name) for name in list_pictures(path, suffixes)]
         if found: return found
-        raise ValueError(f"{source}: there is no picture in this folder (.jpg, .jpeg or .png; "
-                         "subfolders are not searched); name the folder that holds them.")
+        raise ValueError(f"{source}: there is no picture in this folder (.jpg, .jpeg, .png or "
+                         ".tif; subfolders are not searched); name the folder that holds them.")
     if path.exists(): return [source]
     found = [name for name in sorted(glob.glob(source, recursive=True)) if not Path(name).is_dir()]
     if found: return found
@@ -252,7 +268,8 @@ class Journal:
                 new.write(old.readline())
 
 # %% ../nbs/workshop/prediction.ipynb #36590900
-WAYS = ("png", "coco", "csv")
+WAYS = ("png", "coco", "csv", "geojson", "cog")
+_MAPPED = ("geojson", "cog")   # for pictures whose place is known
 
 
 class Predicted(NamedTuple):
@@ -306,16 +323,36 @@ def _check_begun(out: Path, head: dict) -> dict:
     return before
 
 
+def _run_text(mask: np.ndarray) -> str:
+    "The run lengths of a mask, as `rle_encode` gives them, from a few columns at a time."
+    height, width = mask.shape
+    edges = []
+    last = False
+    for columns in row_strips((width, height)):
+        part = np.ascontiguousarray(mask[:, columns]).view(np.uint8)
+        flat = cv2.transpose(part).ravel().view(bool)
+        edges.append(np.flatnonzero(np.diff(flat, prepend=last)) + columns.start * height)
+        last = flat[-1]
+    edges.append(np.full(int(last), mask.size))
+    starts, ends = np.concatenate(edges).reshape(-1, 2).T
+    return " ".join(map(str, np.column_stack([starts + 1, ends - starts]).ravel().tolist()))
+
+
 def _result(mask: np.ndarray) -> dict:
     "What the journal keeps of one class in one picture."
-    pixels = int(mask.sum())
+    pixels = int(np.count_nonzero(mask))
     return {"pixels": pixels, "share": round(pixels / mask.size, 6),
-            "box": coco_box(mask) if pixels else None, "runs": rle_encode(mask)}
+            "box": coco_box(mask) if pixels else None, "runs": _run_text(mask)}
 
 
 def _png(out: Path, name: str, stem: str) -> Path:
     "Where the mask of one class in one picture is."
     return out / "masks" / name / f"{stem}.png"
+
+
+def _cog(out: Path, stem: str) -> Path:
+    "Where the probabilities of one picture are."
+    return out / "probabilities" / f"{stem}.tif"
 
 
 def _made_of(path: Path, head: dict) -> dict:
@@ -325,18 +362,58 @@ def _made_of(path: Path, head: dict) -> dict:
 
 
 def _in_place(path: Path, out: Path, head: dict) -> bool:
-    "Whether the masks of a picture that is done are still there."
+    "Whether the files of a picture that is done are still there."
     names = head["classes"] if "png" in head["write"] else ()
-    return all(_png(out, name, path.stem).is_file() for name in names)
+    files = [_png(out, name, path.stem) for name in names]
+    if "cog" in head["write"] and _has_place(path):
+        files.append(_cog(out, path.stem))
+    return all(file.is_file() for file in files)
 
 
-def _answer(picture: np.ndarray, shape: tuple, answers: Answers, submission: bool) -> tuple:
+def _has_place(path: Path) -> bool:
+    "Whether a file says where on Earth it lies; whether it can be read at all is asked later."
+    if path.suffix.lower() not in GEO_SUFFIXES: return False
+    with suppress(ValueError), open_geo(path) as picture:
+        return picture.place is not None
+    return True
+
+
+def _note_placeless(paths: list[Path], ways: Sequence[str]) -> str | None:
+    "Which pictures are passed over by what speaks of places; refuse if that leaves nothing to do."
+    mapped = [way for way in ways if way in _MAPPED]
+    if not mapped: return None
+    check_rasterio(f"--write {','.join(mapped)}")
+    bare = [printable(path) for path in paths if not _has_place(path)]
+    if not bare: return None
+    listed = ", ".join(bare[:3]) + (f" and {len(bare) - 3} more" if len(bare) > 3 else "")
+    said = f"--write {','.join(mapped)}: {listed}: no georeference"
+    if len(bare) == len(paths) and len(mapped) == len(ways):
+        raise ValueError(f"{said}; give a GeoTIFF that has one, or write png, coco or csv.")
+    return f"{said}, so passed over there."
+
+
+def _decided(picture: np.ndarray, shape: tuple, answers: Answers, out: Path,
+             keep: Callable | None) -> tuple[np.ndarray, np.ndarray]:
+    "Masks as they were decided and at the size of the file; probabilities go to `keep`."
+    masks = room_for((len(answers.classes), *shape), bool, out)
+    piecewise = answers.decide is None
+    for rows, columns, maps in answers.parts(picture, shape, out) if piecewise or keep else ():
+        if keep:
+            keep(rows, columns, maps)
+        if piecewise:
+            masks[:, rows, columns] = maps > answers.thresholds[:, None, None]
+    if piecewise: return masks, masks
+    grid = answers.decide(picture)
+    tall = resize_mask(grid, (shape[0], grid.shape[2]))
+    for rows in row_strips(shape):
+        masks[:, rows] = resize_mask(tall[:, rows], (rows.stop - rows.start, shape[1]))
+    return grid, masks
+
+
+def _answer(picture: np.ndarray, shape: tuple, answers: Answers, submission: bool, out: Path,
+            keep: Callable | None) -> tuple:
     "Masks (C, H, W) for a picture as it was read, and what the journal keeps of them."
-    if answers.decide is None:
-        grid = masks = answers.masks(picture)
-    else:
-        grid = answers.decide(picture)
-        masks = resize_mask(grid, shape)
+    grid, masks = _decided(picture, shape, answers, out, keep)
     results = {}
     for name, mask, small in zip(answers.classes, masks, grid, strict=True):
         results[name] = _result(mask)
@@ -364,6 +441,44 @@ def _coco_counts(text: str, size: int) -> list[int]:
     counts = np.column_stack([gaps, lengths]).ravel().tolist()
     rest = size - int(ends[-1])
     return [*counts, rest] if rest else counts
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    "A part of a PNG file."
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _packed(mask: np.ndarray) -> Iterator[bytes]:
+    "The pixels of a PNG, 0 and 255, compressed strip by strip as OpenCV would compress them."
+    height, width = mask.shape
+    window = min(15, (height * (width + 1) + 261).bit_length())   # a small one for a small mask
+    packer = zlib.compressobj(1, zlib.DEFLATED, window, 8, zlib.Z_RLE)
+    for rows in row_strips(mask.shape):
+        grey = mask[rows] * np.uint8(255)
+        lines = np.ones((len(grey), width + 1), np.uint8)   # 1: differences along the row follow
+        lines[:, 1:] = grey
+        lines[:, 2:] -= grey[:, :-1]
+        yield packer.compress(lines)
+    yield packer.flush()
+
+
+def write_mask(path: str | Path,    # NAME.png
+               mask: np.ndarray,    # (H, W) bool, in memory or in a file
+               ) -> Path:           # the PNG
+    "Write a mask as a PNG of 0 and 255; only a strip of it is in memory."
+    height, width = mask.shape
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    with whole_file(path) as part, open(part, "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", head))
+        rest = b""
+        for data in _packed(mask):
+            rest += data
+            full = len(rest) // 8192 * 8192
+            for start in range(0, full, 8192):
+                file.write(_chunk(b"IDAT", rest[start:start + 8192]))
+            rest = rest[full:]
+        file.write((_chunk(b"IDAT", rest) if rest else b"") + _chunk(b"IEND", b""))
+    return Path(path)
 
 
 def _annotations(out: Path, classes: Sequence[str]) -> Iterator[dict]:
@@ -418,6 +533,29 @@ def write_table(out: str | Path,          # with a settled journal
     return path
 
 
+def _features(out: Path, classes: Sequence[str]) -> Iterator[dict]:
+    "Every mask that is not empty and has a place, as GeoJSON has it."
+    for entry in read_journal(out):
+        for name in classes:
+            found = entry["classes"][name]
+            if "geometry" not in found: continue
+            about = {"picture": entry["picture"], "class": name, "pixels": found["pixels"]}
+            yield {"type": "Feature", "properties": about, "geometry": found["geometry"]}
+
+
+def write_geojson(out: str | Path,          # with a settled journal
+                  classes: Sequence[str],   # C names
+                  ) -> Path:                # masks.geojson
+    "Write a feature for every picture and class whose place on Earth is known."
+    path = Path(out) / "masks.geojson"
+    with whole_file(path) as part, open(part, "w", encoding="utf-8") as file:
+        file.write('{"type": "FeatureCollection", "features": [')
+        for number, feature in enumerate(_features(Path(out), classes)):
+            file.write((",\n" if number else "\n") + json.dumps(feature))
+        file.write("\n]}\n")
+    return path
+
+
 def write_answers(out: str | Path,          # with a settled journal
                   classes: Sequence[str],   # C names
                   head: dict,               # what is to be written
@@ -433,13 +571,15 @@ def write_answers(out: str | Path,          # with a settled journal
         write_submission(Path(out) / "final_submission.csv", names, texts)
     elif "csv" in head["write"]:
         write_table(out, classes)
+    if "geojson" in head["write"]:
+        write_geojson(out, classes)
 
 # %% ../nbs/workshop/prediction.ipynb #f258858f
 def parse_ways(text: str | None,         # words with commas between; None: what fits the run
                pipeline: str,            # name of the run's pipeline
                ) -> tuple[str, ...]:     # some of WAYS, in their order
     "Read what is to be written."
-    if text is None: return WAYS if pipeline == "clouds" else WAYS[:2]
+    if text is None: return WAYS[:3] if pipeline == "clouds" else WAYS[:2]
     words = {word.strip().lower() for word in text.split(",")}
     if not words <= set(WAYS):
         raise ValueError(f"--write {text}: choose from {', '.join(WAYS)}.")
@@ -456,11 +596,60 @@ def _complaint(path: Path, error: Exception) -> str:
     return printable(why)
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    "Whatever keeps a picture from being read becomes a complaint; a full disk is none about it."
+    try:
+        yield
+    except (ValueError, OSError, MemoryError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC: raise
+        raise PictureError(_complaint(path, error)) from None
+
+
+@contextmanager
+def _opened(path: Path, size: tuple | None, out: Path) -> Iterator[tuple]:
+    "A picture as the run is to see it, the size of its file, and its place on Earth if it says."
+    if path.suffix.lower() in GEO_SUFFIXES:
+        with open_geo(path) as picture:
+            seen = picture.reduced(size, out) if size else picture
+            yield seen, picture.shape[:2], picture.place
+    else:
+        shape = picture_shape(path)
+        yield read_picture(path, size or shape, out), shape, None
+
+
 def _forget(path: Path, journal: Journal, out: Path) -> None:
     "Take back the answers for what was a picture once and cannot be read any more."
     if journal.places.pop(path.stem, None) is None: return
     for name in journal.head["classes"]:
         _png(out, name, path.stem).unlink(missing_ok=True)
+    _cog(out, path.stem).unlink(missing_ok=True)
+
+
+def _attend(path: Path, journal: Journal, out: Path, answers: Answers) -> bool:
+    "Answer for a picture and write it down, unless that is done; returns whether it was."
+    head = journal.head
+    with ExitStack() as stack:
+        with _reading(path):
+            made_of = _made_of(path, head)
+            if journal.knows(path.stem, made_of) and _in_place(path, out, head): return True
+            opened = stack.enter_context(_opened(path, answers.size, out))
+        picture, shape, place = opened
+        keep = None
+        if place and "cog" in head["write"]:
+            target = _cog(out, path.stem)
+            keep = stack.enter_context(
+                write_probabilities(target, shape, answers.classes, place))
+        masks, results = _answer(picture, shape, answers, head["submission"], out, keep)
+    for name, mask in zip(answers.classes, masks):
+        if place and "geojson" in head["write"] and results[name]["pixels"]:
+            results[name]["geometry"] = mask_geometry(mask, place)
+        if "png" in head["write"]:
+            write_mask(_png(out, name, path.stem), mask)
+    about = {"name": path.stem, "picture": path.name, "source": os.path.abspath(path)}
+    size = {"height": shape[0], "width": shape[1]}
+    journal.add(about | size | made_of | {"classes": results})
+    return False
 
 
 def _work(paths: list[Path], journal: Journal, out: Path, answers: Answers, *,
@@ -468,33 +657,19 @@ def _work(paths: list[Path], journal: Journal, out: Path, answers: Answers, *,
     "Answer for every picture that is not done; how many were, and what could not be read."
     before = 0
     unreadable = []
-    head = journal.head
     for path in paths:
         try:
-            made_of = _made_of(path, head)
-            done = journal.knows(path.stem, made_of) and _in_place(path, out, head)
-            if not done:
-                shape = picture_shape(path)
-                picture = read_picture(path, answers.size or shape)
-        except (ValueError, OSError, MemoryError) as error:
-            unreadable.append(_complaint(path, error))
+            done = _attend(path, journal, out, answers)
+        except PictureError as error:
+            unreadable.append(printable(error))
             bar.write(f"cloudlearn: {unreadable[-1]}", file=sys.stderr)
             _forget(path, journal, out)
-            bar.update()
-            continue
+            done = False
         if done:
             before += 1
             bar.total -= 1   # what it says of speed is of today's work
-            continue
-        masks, results = _answer(picture, shape, answers, head["submission"])
-        for name, mask in zip(answers.classes, masks):
-            if "png" not in head["write"]: break
-            png = cv2.imencode(".png", mask * np.uint8(255))[1].tobytes()
-            write_file(_png(out, name, path.stem), png)
-        about = {"name": path.stem, "picture": path.name, "source": os.path.abspath(path)}
-        size = {"height": shape[0], "width": shape[1]}
-        journal.add(about | size | made_of | {"classes": results})
-        bar.update()
+        else:
+            bar.update()
     return before, unreadable
 
 
@@ -517,6 +692,8 @@ def predict_files(sources: Sequence[str | Path],   # files, folders, patterns
     head = dict(run=os.path.abspath(run), fingerprint=fingerprint_run(run), write=list(ways),
                 flips=flips, submission=pipeline == "clouds" and "csv" in ways)
     _check_pictures(paths, head["submission"])
+    note = _note_placeless(paths, ways)
+    if note: print(f"cloudlearn: {note}", file=sys.stderr)
     _mend_journal(out)
     with open_run(out, reads):
         before = _check_begun(out, head)

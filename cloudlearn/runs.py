@@ -32,6 +32,8 @@ from cloudlearn.files import (
     file_digest,
     find_manifest,
     read_manifest,
+    room_for,
+    row_strips,
     write_file,
 )
 from .masks import resize_mask
@@ -520,6 +522,10 @@ class Answers(NamedTuple):
     probabilities: Callable   # the same picture -> (C, H, W) float32 in [0, 1], at its own size
     size: tuple | None = None        # (h, w) at which a file is to be read; None: at its own size
     decide: Callable | None = None   # picture of that size -> (C, g, k) bool, on the grid of cuts
+    # (picture as it was read, (H, W) of its file, folder that lends room) -> rows, columns and
+    # probabilities (C, h, w) float32 there, piece by piece: equal to `probabilities`
+    parts: Callable | None = None
+    thresholds: np.ndarray | None = None   # (C,): without `decide`, a pixel above it is on
 
 
 def whole_answers(classes: Iterable[str],   # C names
@@ -540,7 +546,15 @@ def whole_answers(classes: Iterable[str],   # C names
         return np.stack([cv2.resize(plane, width_first, interpolation=cv2.INTER_LINEAR)
                          for plane in planes])
 
-    return Answers(tuple(classes), masks, probabilities, tuple(size), decide)
+    def parts(picture: np.ndarray, shape: tuple, folder: Path | None) -> Iterator[tuple]:
+        planes = np.asarray(maps(picture), np.float32)
+        large = room_for((len(planes), *shape), np.float32, folder)
+        for plane, room in zip(planes, large):
+            cv2.resize(plane, shape[::-1], dst=room, interpolation=cv2.INTER_LINEAR)
+        for rows in row_strips(shape):
+            yield rows, slice(0, shape[1]), large[:, rows]
+
+    return Answers(tuple(classes), masks, probabilities, tuple(size), decide, parts)
 
 # %% ../nbs/workshop/runs.ipynb #732787ba
 _SCORED = {   # pipeline -> its table, what names a row of it, and the measure
