@@ -8,9 +8,9 @@ here = Path(__file__).parent
 parser = ConfigParser(interpolation=None)
 parser.read(here / "settings.ini", encoding="utf-8")
 settings = parser["DEFAULT"]
-# dev_requirements is the extra `dev`, and so on
-extras = {key.removesuffix("_requirements"): settings[key].split()
-          for key in settings if key.endswith("_requirements")}
+ENDING = "_requirements"   # of the keys that name an extra: dev_requirements, ...
+extras = {key.removesuffix(ENDING): packages.split()
+          for key, packages in settings.items() if key.endswith(ENDING)}
 
 setup(
     name=settings["lib_name"],

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'sentence', 'say', 'Terminated', 'stop_on_sigterm', 'sentences', 'parse_size', 'check_place', 'check_encoder',
-           'parse_choice', 'add_run', 'score', 'main', 'draw_masks', 'compare', 'parse_date', 'parse_box', 'fetch',
-           'check', 'find_experiment', 'experiment']
+           'parse_choice', 'add_run', 'score', 'main', 'draw_masks', 'export', 'compare', 'parse_date', 'parse_box',
+           'fetch', 'check', 'find_experiment', 'experiment']
 
 # %% ../nbs/workshop/cli.ipynb #1adc61e0
 import datetime
@@ -26,7 +26,15 @@ from typing import Annotated
 import typer
 
 from .files import printable
-from .prediction import class_scores, mask_scores, pipeline_of, predict_files
+from cloudlearn.prediction import (
+    check_draws,
+    class_scores,
+    load_run,
+    mask_scores,
+    pipeline_of,
+    predict_files,
+    read_finished,
+)
 from cloudlearn.runs import (
     CarRun,
     CloudRun,
@@ -369,6 +377,26 @@ def draw_masks(
         typer.echo(f"unreadable: {len(done.unreadable)}, listed in {out / 'unreadable.txt'}")
     if not done.pictures: raise typer.Exit(2)
     typer.echo(f"results: {out}")
+
+# %% ../nbs/workshop/cli.ipynb #b1abcead
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a finished run.")],
+    *,
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT",
+                                    help="onnx: for ONNX Runtime, at one size of pictures, "
+                                         "any number of them.")] = "onnx",
+) -> None:
+    "Export a run's networks into RUN_DIR/model; needs the extra `export`."
+    with sentences():
+        parse_choice("--to", to, ("onnx",))
+        check_draws(run, pipeline_of(read_finished(run)["pipeline"]))
+        from cloudlearn.sharing import export_run
+        done = export_run(load_run(run))
+    for one in done:
+        typer.echo(f"{one.path}: {one.size / 1e6:.1f} MB; beside torch on {one.random} random and "
+                   f"{one.real} real pictures: largest difference of probabilities "
+                   f"{one.difference:.1e}, answers flipped {one.flipped:.4%}")
 
 # %% ../nbs/workshop/cli.ipynb #60946a7f
 @app.command()

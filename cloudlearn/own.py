@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'TRAIN', 'scaled', 'true_masks', 'load_own', 'CropSet', 'own_transform', 'grid_corners', 'OwnSets',
-           'read_own', 'own_network', 'check_own', 'train_own', 'own_view', 'place', 'own_parts', 'own_maps',
-           'read_whole', 'own_thresholds', 'cut_own', 'OwnJudgement', 'own_scores', 'judge_own', 'write_own',
-           'worst_pictures', 'report_own']
+           'read_own', 'own_network', 'check_own', 'train_own', 'own_view', 'own_tile', 'own_window', 'place',
+           'own_parts', 'own_maps', 'read_whole', 'own_thresholds', 'cut_own', 'OwnJudgement', 'own_scores',
+           'judge_own', 'write_own', 'worst_pictures', 'report_own']
 
 # %% ../nbs/workshop/own.ipynb #7a073c74
 import json
@@ -56,6 +56,7 @@ from cloudlearn.scores import (
     iou,
     presence_confusion,
 )
+from .sharing import write_shared
 from .tiles import BORDERS, View, each_tile
 from .training import PictureSet, fit, keep_unknown, load_network_state
 
@@ -370,6 +371,20 @@ def own_view(run: TrainRun,   # complete
     return View(32, around, around)
 
 
+def own_tile(run: TrainRun,   # complete
+             ) -> int:        # the largest side of a tile, pixels
+    "A whole picture, or a part so large that its surroundings weigh little."
+    longest = max(run.size)
+    return longest if run.frame == "whole" else max(512, 2 * longest)
+
+
+def own_window(run: TrainRun,            # complete
+               ) -> tuple[int, int]:     # (h, w), pixels
+    "What a network sees at a time, at most: a tile with its surroundings."
+    side = own_tile(run) + 2 * own_view(run).context
+    return tuple(run.size) if run.frame == "whole" else (side, side)
+
+
 def place(network: nn.Module,   # moved in place, into evaluation mode
           device: str,          # auto, cpu or gpu
           ) -> nn.Module:       # the same
@@ -399,8 +414,8 @@ def _stretched(planes: np.ndarray, shape: tuple[int, int], folder: Path | None) 
 
 def _tile_maps(network: nn.Module, picture: np.ndarray, run: TrainRun) -> Iterator[tuple]:
     "Rows, columns and probabilities (C, h, w), tile by tile."
-    tile = max(run.size) if run.frame == "whole" else max(512, 2 * max(run.size))
-    for rows, columns, logits in each_tile(network, picture, tile, view=own_view(run)):
+    tiles = each_tile(network, picture, own_tile(run), view=own_view(run))
+    for rows, columns, logits in tiles:
         yield rows, columns, torch.from_numpy(np.ascontiguousarray(logits)).sigmoid().numpy()
 
 
@@ -564,12 +579,31 @@ def _test_masks(sets: OwnSets, judgement: OwnJudgement) -> Iterator[np.ndarray]:
         yield np.stack([coco_decode(runs, shape) for runs in answers])
 
 
+def _notes(run: TrainRun, sets: OwnSets, judgement: OwnJudgement) -> list[str]:
+    "What to know before one believes the scores."
+    counts = ", ".join(f"{len(part)} to {name}" for name, part in
+                       zip(("train", "validate", "test"), sets.parts.values()))
+    notes = [f"The folder was read in the {sets.layout} layout: {counts}.", *sets.notes]
+    for row in judgement.scores.itertuples():
+        if row.present < 5:
+            notes.append(f"Only {row.present} test pictures show {row[1]}: its scores prove that "
+                         "the program runs, not that the network is good.")
+    if run.frame == "native":
+        notes.append(f"Pictures are answered in tiles that see {own_view(run).context} pixels "
+                     "around them.")
+    return notes
+
+
 def write_own(run: TrainRun,              # complete
               sets: OwnSets,              # from `read_own`
+              network: nn.Module,         # trained
               judgement: OwnJudgement,    # from `judge_own`
               ) -> dict:                  # nothing more for run.json
-    "Write the answers as masks/CLASS/NAME.png (0 and 255) and as one COCO file, masks.json."
+    "Write the answers as masks/CLASS/NAME.png and masks.json, and the network as model/."
     write_masks(run.out, sets.parts["test"], _test_masks(sets, judgement), sets.classes)
+    parts = {name: len(part) for name, part in sets.parts.items()}
+    write_shared(run, network, judgement.decisions, scores=judgement.scores, parts=parts,
+                 notes=_notes(run, sets, judgement))
     return {}
 
 # %% ../nbs/workshop/own.ipynb #e04de667
@@ -606,21 +640,6 @@ def _draw_worst(sets: OwnSets, judgement: OwnJudgement, count: int = 12) -> byte
         show(picture, truth, classes, line[1], title="label")
         show(picture, answer, classes, line[2], title="answer")
     return figure_png(figure, dpi=80)
-
-
-def _notes(run: TrainRun, sets: OwnSets, judgement: OwnJudgement) -> list[str]:
-    "What to know before one believes the scores."
-    counts = ", ".join(f"{len(part)} to {name}" for name, part in
-                       zip(("train", "validate", "test"), sets.parts.values()))
-    notes = [f"The folder was read in the {sets.layout} layout: {counts}.", *sets.notes]
-    for row in judgement.scores.itertuples():
-        if row.present < 5:
-            notes.append(f"Only {row.present} test pictures show {row[1]}: its scores prove that "
-                         "the program runs, not that the network is good.")
-    if run.frame == "native":
-        notes.append(f"Pictures are answered in tiles that see {own_view(run).context} pixels "
-                     "around them.")
-    return notes
 
 
 def report_own(run: TrainRun,             # complete
@@ -690,6 +709,6 @@ TRAIN = Pipeline(
     name="train", settings=TrainRun, check=check_own, scenes=None, read=lambda run, folder:
     read_own(folder, run), train=train_own,
     judge=lambda run, sets, trained: judge_own(run, sets, trained[0]),
-    write=lambda run, sets, trained, judgement: write_own(run, sets, judgement),
+    write=lambda run, sets, trained, judgement: write_own(run, sets, trained[0], judgement),
     report=lambda run, sets, trained, judgement: report_own(run, sets, trained[1], judgement),
-    load=_load, answers=_answers)
+    load=_load, answers=_answers, window=own_window)

@@ -445,6 +445,7 @@ class Pipeline(NamedTuple):
     load: Callable       # (run, record) -> trained, decisions: what `load_run` gives back
     # (run, networks, decisions, flips) -> Answers
     answers: Callable | None = None   # for pictures it has not seen; None: it draws no masks
+    window: Callable | None = None    # (run) -> (h, w) a network sees at a time; None: the size
 
 
 def execute(pipeline: Pipeline,    # CLOUDS, CARS, XRAY or TRAIN

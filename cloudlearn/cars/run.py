@@ -52,6 +52,7 @@ from cloudlearn.runs import (
 from ..samples import Samples
 from ..scenes.cars import CAR_SPLITS, DAMAGES, write_car_folder
 from ..scores import fit_thresholds
+from ..sharing import write_shared
 from ..training import OneByOne, load_network_state, predict_pictures
 from ..weights import DEFAULT_ENCODER
 
@@ -343,8 +344,11 @@ def _load(run: CarRun, record: dict) -> tuple[dict, pd.DataFrame]:
 
 
 def _write(run: CarRun, sets: CarSets, trained: tuple, judgement: CarJudgement) -> dict:
-    "The masks of the test photos."
+    "The masks of the test photos, and the networks as model/ARM."
     write_masks(run.out, sets.samples, judgement.answers["chosen"], sets.classes)
+    parts = zip(CAR_SPLITS, (sets.train, sets.valid, sets.test))
+    write_shared(run, trained[0], judgement.decisions, scores=judgement.scores, notes=sets.notes,
+                 parts={name: len(part.names) for name, part in parts})
     return {}
 
 

@@ -61,6 +61,7 @@ from cloudlearn.runs import (
 from ..samples import Samples, all_known, pick
 from ..scenes.clouds import CLOUD_CLASSES, cloud_scene, write_cloud_folder
 from ..scores import dice_summary, step_gains
+from ..sharing import write_shared
 from cloudlearn.submissions import (
     SUBMISSION_SHAPE,
     VALIDATION_SHARE,
@@ -397,7 +398,9 @@ def _load(run: CloudRun, record: dict) -> tuple[tuple, tuple[Cuts, np.ndarray]]:
 
 
 def _write(run: CloudRun, clouds: Clouds, trained: tuple, judgement: Judgement) -> dict:
-    "Both submissions, of networks that look at one picture at a time, as `_answers` does."
+    "The U-Net as model/, and both submissions, of networks that look at one picture at a time."
+    write_shared(run, trained[0], (judgement.cuts, judgement.thresholds), scores=judgement.ladder,
+                 parts={"train": len(clouds.train), "valid": len(clouds.valid)})
     networks = tuple(map(OneByOne, trained[0]))
     return {"scored": write_submissions(clouds, networks, judgement, run.out, flips=run.flips)}
 
