@@ -537,7 +537,7 @@ def speed_line(eager: Answers,                # of torch
                onnx: Answers,                 # of the exported networks
                paths: Sequence[Path],         # of the pictures to come
                most: int = 3,                 # of them are asked about
-               ) -> str:                      # empty where none can be read
+               ) -> str:                      # for the screen
     "Measure both on the first pictures, at most 1024 x 1024 pixels of each."
     pictures = []
     for path in paths[:most]:
@@ -545,7 +545,7 @@ def speed_line(eager: Answers,                # of torch
             size = eager.size or picture_shape(path)
             pictures.append(np.ascontiguousarray(read_picture(path, size)[:1024, :1024]))
         except (ValueError, OSError): continue   # said when its turn comes
-    if not pictures: return ""
+    if not pictures: return "onnx: its speed is not measured, none of the first can be read"
     by_onnx, by_torch = (_pictures_a_second(answers, pictures) for answers in (onnx, eager))
     return (f"onnx {by_onnx:.2f} pictures a second, torch {by_torch:.2f} "
             f"({by_onnx / by_torch:.2f} times), on the first {len(pictures)}, here and now")

@@ -393,6 +393,24 @@ def test_a_file_of_another_training_is_refused(exported, tmp_path):
         onnx_networks(load_run(tmp_path / "run"))
 
 
+def test_predict_by_onnx_draws_the_same_masks(exported, tmp_path):
+    words = "predict", TINY / "picture.png", "--run", exported[0], "--out", tmp_path / "out"
+    result = call(*words, "--onnx")
+    assert result.exit_code == 0, result.output
+    assert "pictures a second, torch" in result.stderr and "on the first 1" in result.stderr
+    _, _, masks = stored_answer()
+    for name, mask in zip(("bar", "disc"), masks):
+        found = cv2.imread(str(tmp_path / f"out/masks/{name}/picture.png"), cv2.IMREAD_GRAYSCALE)
+        assert ((found > 0) == mask).mean() >= 0.999
+    assert "1 of them done before" in call(*words, "--onnx").stdout
+    other = call(*words)
+    assert "0 of them done before" in other.stdout and "onnx" not in other.stderr
+    assert "there is no such file; `cloudlearn export" in refused(
+        "predict", TINY / "picture.png", "--run", TINY, "--out", tmp_path / "new", "--onnx"
+    )
+    assert not (tmp_path / "new").exists()
+
+
 class Odd(nn.Module):
     "What no exporter can follow."
 
@@ -477,4 +495,4 @@ def test_speed_is_measured_on_what_can_be_read(tmp_path):
     line = sharing.speed_line(answers, answers, [tmp_path / "a.png", tmp_path / "b.png"])
     assert line.startswith("onnx ") and line.endswith("on the first 1, here and now")
     assert asked == [(30, 40, 3)] * 4
-    assert sharing.speed_line(answers, answers, [tmp_path / "b.png"]) == ""
+    assert sharing.speed_line(answers, answers, [tmp_path / "b.png"]).startswith("onnx: its speed")
