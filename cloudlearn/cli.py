@@ -360,12 +360,15 @@ def draw_masks(
     flips: Annotated[bool, typer.Option(
         "--flips", help="Average the probability maps over the four flips: "
                         "slower, usually better.")] = False,
+    onnx: Annotated[bool, typer.Option(
+        "--onnx", help="Ask the networks that `cloudlearn export RUN_DIR` has written, "
+                       "and say how fast they are beside torch.")] = False,
 ) -> None:
     "Draw masks on new pictures with a finished run, as PNG, COCO, CSV, GeoJSON or COG."
     with sentences():
         check_place(out, "none")
         try:
-            done = predict_files(sources, run, out, write=write, flips=flips)
+            done = predict_files(sources, run, out, write=write, flips=flips, onnx=onnx)
         except KeyboardInterrupt as error:
             typer.echo("cloudlearn: stopped. The same command goes on where it was.", err=True)
             number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT

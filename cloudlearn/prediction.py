@@ -92,10 +92,14 @@ class LoadedRun:
     decisions: object    # cuts and presence thresholds for clouds, a table for cars and X-rays
     record: dict         # the whole of run.json
 
-    def answers(self, flips: bool = False) -> Answers:
-        "How the run answers for one picture; `flips` averages over the four flips."
+    def answers(self, flips: bool = False, onnx: bool = False) -> Answers:
+        "How the run answers for one picture, `flips` averaged; `onnx`: by its exported networks."
         check_draws(self.run.out, self.pipeline)
-        return self.pipeline.answers(self.run, self.networks, self.decisions, flips)
+        networks = self.networks
+        if onnx:
+            from cloudlearn.sharing import onnx_networks
+            networks = onnx_networks(self)
+        return self.pipeline.answers(self.run, networks, self.decisions, flips)
 
     def predict(self, pictures: Iterable[np.ndarray], flips: bool = False) -> list[np.ndarray]:
         "Masks (C, H, W) bool, one for each picture (H, W, 3) uint8; every one at its own size."
@@ -242,6 +246,7 @@ class Journal:
         "Remember where a picture's last line begins."
         if entry and "name" in entry:
             made_of = {key: entry.get(key) for key in ("sha256", "fingerprint", "flips")}
+            made_of["onnx"] = entry.get("onnx", False)
             self.places[entry["name"]] = start, made_of, entry.get("source")
 
     def knows(self, name: str, made_of: dict) -> bool:
@@ -358,7 +363,7 @@ def _cog(out: Path, stem: str) -> Path:
 def _made_of(path: Path, head: dict) -> dict:
     "What the answer for a picture depends on."
     return {"sha256": file_digest(path), "fingerprint": head["fingerprint"],
-            "flips": head["flips"]}
+            "flips": head["flips"], "onnx": head["onnx"]}
 
 
 def _in_place(path: Path, out: Path, head: dict) -> bool:
@@ -679,6 +684,7 @@ def predict_files(sources: Sequence[str | Path],   # files, folders, patterns
                   *,
                   write: str | None = None,        # some of WAYS, commas between; None: what fits
                   flips: bool = False,             # average the maps over the four flips
+                  onnx: bool = False,              # ask the exported networks
                   progress: bool = True,           # a bar on stderr
                   ) -> Predicted:                  # how many, and what could not be read
     "Answer for every picture and write masks; what an earlier start has done is not done again."
@@ -690,18 +696,22 @@ def predict_files(sources: Sequence[str | Path],   # files, folders, patterns
     check_draws(run, pipeline_of(pipeline))
     ways = parse_ways(write, pipeline)
     head = dict(run=os.path.abspath(run), fingerprint=fingerprint_run(run), write=list(ways),
-                flips=flips, submission=pipeline == "clouds" and "csv" in ways)
+                flips=flips, onnx=onnx, submission=pipeline == "clouds" and "csv" in ways)
     _check_pictures(paths, head["submission"])
     note = _note_placeless(paths, ways)
     if note: print(f"cloudlearn: {note}", file=sys.stderr)
     _mend_journal(out)
     with open_run(out, reads):
         before = _check_begun(out, head)
-        answers = load_run(run).answers(flips)
+        loaded = load_run(run)
+        answers = loaded.answers(flips, onnx)
         _check_classes(answers.classes, before.get("classes"))
         journal = Journal(out, head | {"classes": list(answers.classes)})
         for path in paths:
             _check_place(path, journal)
+        if onnx:
+            from cloudlearn.sharing import speed_line
+            print(speed_line(loaded.answers(flips), answers, paths), file=sys.stderr)
         try:
             with tqdm(total=len(paths), desc="predicting", unit=" pictures",
                       disable=not progress) as bar:
@@ -733,7 +743,6 @@ def _count_shown(out: Path, paths: list[Path], classes: Sequence[str]) -> dict[s
         for name in classes:
             shown[name] += entry["classes"][name]["pixels"] > 0
     return shown
-
 
 # %% ../nbs/workshop/prediction.ipynb #f0361dbb
 def _mask_files(folder: Path) -> dict[str, dict[str, Path]]:

@@ -39,8 +39,7 @@ def _split_row(place: str,        # file and line, for the complaint
     "Take `0011165.jpg_Fish,1 3 10 5` apart into picture, class and run lengths."
     cells = _cells(line)
     if len(cells) != 2:
-        count = line.count(",") + 1
-        raise ValueError(f"{place}: {count} cell{'s' * (count > 1)} where two are needed; "
+        raise ValueError(f"{place}: {line.count(',') + 1} cells where two are needed; "
                          "write PICTURE_CLASS, one comma, and the run lengths.")
     picture, _, name = cells[0].rpartition("_")
     if not picture:

@@ -550,7 +550,7 @@ def step_memory(network: nn.Module,      # uint8 (B, 3, h, w) to logits
                 size: tuple[int, int],   # (h, w), pixels
                 batch_size: int,         # pictures a step
                 ) -> int:                # bytes; a step took 0.9 to 1.7 times as much, measured
-    "What a step of training on the CPU keeps in memory beside the weights; nothing is computed."
+    "What a step of training on the CPU keeps in memory; nothing is computed."
     twin = copy.deepcopy(network).to("meta").train()
     kept = {}
 

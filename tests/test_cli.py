@@ -573,8 +573,10 @@ def test_score_equals_a_loop_over_sets_of_pixels(tmp_path, seed, large):
     lines = call("score", answer, truth).stdout.splitlines()
     whole = np.mean(list(per_pair.values()))
     assert lines[0] == "3 pictures" and lines[-1] == f"dice {whole:.4f}"
-    assert len(lines) == 2 + len(CLASSES)
-    for name, line in zip(CLASSES, lines[1:-1]):
+    grid = "1400x2100" if large else "350x525"
+    assert lines[1].startswith(f"grid of true.csv: {grid}, ") and "--grid" in lines[1]
+    assert len(lines) == 3 + len(CLASSES)
+    for name, line in zip(CLASSES, lines[2:-1]):
         wanted = np.mean([per_pair[picture, name] for picture in said])
         assert line.split() == [name, f"{wanted:.4f}"]
     assert 0 < whole < 1
@@ -824,3 +826,81 @@ def test_nothing_typed_shows_the_help(monkeypatch, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2 and lines[0].startswith("Usage: ")
     assert any(line.strip().startswith("predict ") for line in lines)
+
+
+# ---------------------------------------------------------------- grids, classes, signs, warnings
+
+
+def test_the_grid_of_the_truth_can_be_said(tmp_path):
+    "One pixel on either grid: the run of two pixels is one of the small grid, or none of them."
+    answer = write(tmp_path / "s.csv", {"a.jpg": ["1 1", "", "", ""]})
+    truth = write(tmp_path / "t.csv", {"a.jpg": ["1 2", "", "", ""]})
+    guessed = call("score", answer, truth).stdout.splitlines()
+    assert guessed[0] == "1 picture" and guessed[1].startswith("grid of t.csv: 350x525, by ")
+    small = call("score", answer, truth, "--grid", "350x525").stdout.splitlines()
+    assert small[1] == "grid of t.csv: 350x525, as said" and small[-1] == guessed[-1]
+    large = call("score", answer, truth, "--grid", "1400x2100").stdout.splitlines()
+    assert large[1] == "grid of t.csv: 1400x2100, as said" and large[-1] == "dice 0.7500"
+    assert "choose 1400x2100 or 350x525" in refused("score", answer, truth, "--grid", "9x9")
+    said = refused("score", tmp_path, tmp_path, "--grid", "350x525")
+    assert "have a size of their own" in said
+
+
+def test_a_fault_of_the_truth_names_its_line(tmp_path):
+    answer = write(tmp_path / "s.csv", {"a.jpg": [""] * 4})
+    truth = write(tmp_path / "t.csv", {"a.jpg": ["1 5", "1 2 3", "", ""]})
+    assert "t.csv, line 3: a.jpg_Flower: run 2 of 2" in refused("score", answer, truth)
+
+
+def test_check_takes_the_classes_that_its_sentence_asks_for(tmp_path, kaggle):
+    from cloudlearn.scenes.cars import write_car_folder
+
+    place = write_car_folder(tmp_path / "d", (1, 1, 1), (2, 2, 2), shape=(48, 64))
+    for name in ("dent", "scratch"):
+        (place / name).rename(tmp_path / name)
+    assert "name only the classes that are there" in call("check", place).stderr
+    found = call("check", place, "--classes", "spacing")
+    assert found.exit_code == 0 and "6 photos, no faults" in found.stdout
+    assert "leave the option out" in refused("check", kaggle, "--classes", "Fish")
+
+
+def test_nothing_that_a_terminal_obeys_is_printed(tmp_path):
+    home = tmp_path / "d\x1b[31m\n"
+    (home / "images").mkdir(parents=True)
+    (home / "masks" / "a").mkdir(parents=True)
+    for row in range(4):
+        blank = Image.new("L", (8, 8), 255)
+        blank.save(home / "images" / f"{row}\x1b.png")
+        blank.save(home / "masks" / "a" / f"{row}.png")
+    for words in (
+        ["check", home],
+        ["check", home / "none"],
+        ["score", home / "none", home],
+        ["compare", home, home],
+        ["train", home, "--out", tmp_path / "o"],
+    ):
+        result = call(*words)
+        assert result.exit_code == 2 and "\x1b" not in result.output, words
+        assert "\\x1b" in result.stderr, words
+
+
+def test_the_command_shows_no_warnings_of_libraries_unless_asked(monkeypatch):
+    import warnings
+
+    monkeypatch.setattr(cli, "app", lambda **_: warnings.warn("of a library", stacklevel=1))
+    for asked, seen in (([], 0), (["default"], 1)):
+        monkeypatch.setattr(sys, "warnoptions", asked)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            cli.main()
+        assert len(warned) == seen
+
+
+@pytest.mark.parametrize("name", ["clouds", "cars", "xray"])
+def test_a_size_that_cannot_fit_is_refused(monkeypatch, tmp_path, name):
+    monkeypatch.setattr("cloudlearn.files.free_memory", lambda: 2 * 10**9)
+    words = [name, "--scenes", "40", "--size", "4096x4096", "--weights", "none"]
+    result = call(*words, "--out", tmp_path / "o")
+    last = result.stderr.splitlines()[-1]
+    assert result.exit_code == 2
+    assert re.match(r"cloudlearn: --size 4096x4096: .* take about [0-9.]+ GB of memory", last), last

@@ -24,12 +24,15 @@ from cloudlearn.files import (
     MANIFEST_HEAD,
     PICTURE_PIXELS,
     PictureError,
+    check_room,
     find_manifest,
+    free_memory,
     list_pictures,
     load_pictures,
     open_picture,
     picture_faults,
     picture_shape,
+    printable,
     read_grey,
     read_manifest,
     read_picture,
@@ -487,3 +490,65 @@ def test_without_copies_groups_change_nothing():
     plain = split_pictures(presence, 0.3, 2)
     grouped = split_pictures(presence, 0.3, 2, groups=[f"{n}.jpg" for n in range(50)])
     np.testing.assert_array_equal(plain[1], grouped[1])
+
+
+# ------------------------------------------------------------------------------- names and memory
+
+
+def test_a_name_is_shown_without_what_a_terminal_obeys(tmp_path):
+    assert printable("a\nb\x1b[31m\udcff 구름") == "a\\nb\\x1b[31m\\udcff 구름"
+    odd = tmp_path / "p\n\x1b[31m.png"
+    odd.write_bytes(b"no picture")
+    for path in (odd, tmp_path / "none\x1b.png"):
+        (fault,) = picture_faults([path])
+        assert fault.isprintable() and "\\x1b" in fault
+
+
+def test_a_folder_among_the_pictures_says_so(tmp_path):
+    (tmp_path / "s.jpg").mkdir()
+    (fault,) = picture_faults([tmp_path / "s.jpg"])
+    assert fault.endswith("s.jpg: cannot be read as a picture (it is a folder); take it away.")
+
+
+def test_one_picture_is_one_picture():
+    with pytest.raises(ValueError, match="^1 picture cannot be split at a share of 0.167: "):
+        split_pictures(np.ones((1, 1), bool), 1 / 6)
+
+
+def system(root, available, group="", **texts):
+    "What Linux says of memory, in a folder; in bytes."
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/meminfo").write_text(f"MemTotal: 9 kB\nMemAvailable: {available // 1024} kB\n")
+    (root / "proc/self/cgroup").write_text(group)
+    for name, text in texts.items():
+        path = root / "sys/fs/cgroup" / name.replace("__", "/").replace("_dot_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(text))
+    return root
+
+
+def test_free_memory_is_the_least_of_machine_and_container(tmp_path):
+    assert free_memory(tmp_path) is None
+    assert free_memory(system(tmp_path / "a", 8 * 2**30)) == 8 * 2**30
+    second = dict(x__memory_dot_max=2**30, x__memory_dot_current=2**29)
+    second["x__memory_dot_stat"] = f"anon 1\nfile {2**28}\n"
+    assert free_memory(system(tmp_path / "b", 2**33, "0::/x\n", **second)) == 3 * 2**28
+    second["x__memory_dot_max"] = "max"
+    assert free_memory(system(tmp_path / "c", 2**33, "0::/x\n", **second)) == 2**33
+    first = dict(memory__memory_dot_limit_in_bytes=2**30, memory__memory_dot_usage_in_bytes=2**28)
+    first["memory__memory_dot_stat"] = "total_cache 0\n"
+    assert free_memory(system(tmp_path / "d", 2**33, "4:memory:/y\n3:cpu:/\n", **first)) == (
+        3 * 2**28
+    )
+
+
+def test_what_cannot_fit_is_refused_before_it_is_read(monkeypatch):
+    monkeypatch.setattr(files, "free_memory", lambda: 10**9)
+    check_room(10**9, (32, 48), "9 pictures take")
+    words = (
+        "--size 4096x4096: 100 pictures take about 5.0 GB of memory, and 1.0 GB are free; take a"
+    )
+    with pytest.raises(ValueError, match=words):
+        load_pictures("nowhere", ["a.jpg"] * 100, (4096, 4096))
+    monkeypatch.setattr(files, "free_memory", lambda: None)
+    check_room(10**15, (32, 48), "9 pictures take")

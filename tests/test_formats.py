@@ -1731,3 +1731,88 @@ def test_supervision_reads_the_same_masks(written, layout):
             inner = cv2.erode(other.astype(np.uint8), square, borderValue=0) > 0
             outer = cv2.dilate(other.astype(np.uint8), square) > 0
             assert not (inner & ~ours).any() and not (ours & ~outer).any()
+
+
+# ------------------------------------------------------------ what is no picture, no label, no name
+
+
+def test_folders_and_links_to_nowhere_hide_no_other_fault(folder):
+    place = folder(coco_file(6))
+    edit_json(place / "labels.json", lambda data: data["annotations"][0].update(image_id=99))
+    (place / "s.jpg").mkdir()
+    (place / "k.jpg").symlink_to("nowhere")
+    (place / "z.json").mkdir()
+    (place / "a.json").symlink_to("nowhere")
+    faults = check_labelled(place)
+    for words in ("image_id 99 belongs", "s.jpg: is not a file", "k.jpg: is not a file"):
+        assert sum(words in fault for fault in faults) == 1, faults
+    assert len(faults) == 3
+    edit_json(place / "labels.json", lambda data: data["annotations"][0].update(image_id=0))
+    (place / "s.jpg").rmdir()
+    (place / "k.jpg").unlink()
+    notes = read_labelled(place).notes
+    assert [name in note for name, note in zip(("a.json", "z.json"), notes)] == [True, True]
+    assert all(note.startswith("passed over: ") for note in notes)
+    (place / "labels.json").unlink()
+    assert len(check_labelled(place)) == 2  # both files that may have been meant
+
+
+def edit_json(path, change):
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+def test_folders_among_labelme_pictures(pictures):
+    place = labelme_folder(pictures(sub="."))
+    (place / "s.jpg").mkdir()
+    only_fault(place, "s.jpg: is not a file; take it away.", classes=None)
+
+
+@pytest.mark.parametrize(
+    "colours, words",
+    [
+        ([0] * 9, "its palette shows them all as black"),
+        ([0, 0, 0, 255, 0, 0, 76, 76, 76], "holds 3 colours of one brightness, or none"),
+        ([0, 0, 0, 255, 0, 0, 255, 255, 255], None),
+        ([0, 0, 0, 200, 0, 0], None),
+    ],
+)
+@pytest.mark.parametrize("mode", ["P", "RGB"])
+def test_colours_that_a_mask_merges_are_noted(pictures, colours, words, mode):
+    place = pictures()
+    count = len(colours) // 3
+    for row in range(6):
+        png(place / "masks" / "a" / f"{row}.png", block())
+    values = np.tile(np.arange(SIZE[1]) * count // SIZE[1], (SIZE[0], 1)).astype(np.uint8)
+    picture = Image.fromarray(values, "P")
+    picture.putpalette(colours)
+    picture.convert(mode).save(place / "masks" / "a" / "3.png")
+    if words is None and count == 3:
+        only_fault(place, "3 grey values", classes=None)
+        return
+    notes = read_labelled(place).notes
+    if words is None or mode == "RGB" and not any(colours):
+        assert notes == ()
+    else:
+        assert len(notes) == 1 and words in notes[0] and "3.png" in notes[0], notes
+
+
+def test_a_polygon_that_is_a_line_is_noted(folder):
+    data = coco_file(6)
+    data["annotations"][2]["segmentation"] = [[4, 4, 14, 4, 9, 4]]
+    data["annotations"][3]["segmentation"] = [[4, 4, 9, 9, 4, 9, 9, 4]]  # a bow-tie has an area
+    notes = read_labelled(folder(data), DAMAGES).notes
+    assert sum("2.jpg: a polygon of dent is a line and covers nothing" in n for n in notes) == 1
+    assert not any("3.jpg" in note for note in notes)
+
+
+def test_names_with_signs_for_the_terminal_are_spelt_out(folder):
+    place = folder(coco_file(6))
+    photo(place / "e\n\x1b[31m.png", 9)
+    only_fault(place, "e\\n\\x1b[31m.png: has no labels")
+    with pytest.raises(ValueError) as caught:
+        read_labelled(place)
+    assert str(caught.value).isprintable()
+    (fault,) = check_labelled(place / "no\x1b")
+    assert fault.isprintable()

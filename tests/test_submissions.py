@@ -686,3 +686,37 @@ def test_a_file_of_commas_costs_little(tmp_path):
         tracemalloc.stop()
         assert any(said in fault for fault in faults) and len(faults) <= 1_001
         assert peak < 80_000_000
+
+
+def test_folders_and_links_to_nowhere_among_the_pictures(copied):
+    names = sorted(path.name for path in (copied / "train_images").iterdir())[:2]
+    for name in names:
+        (copied / "train_images" / name).unlink()
+    (copied / "train_images" / names[0]).mkdir()
+    (copied / "train_images" / names[1]).symlink_to("nowhere")
+    first, second = check_clouds(copied)
+    assert f"{names[0]}: cannot be read as a picture (it is a folder)" in first
+    assert f"{names[1]}: there is no such picture" in second
+
+
+RUNS = ["1 2 3", "-1 3", "0 3", "1 0", "183750 2", "1 5 3 3", "1 a"]
+
+
+@pytest.mark.parametrize("text", RUNS)
+def test_a_fault_in_run_lengths_names_line_and_mend(csv, text):
+    path = csv(HEAD + rows("a.jpg", "1 5", text))
+    for call in (
+        lambda: submissions.check_runs(path, SUBMISSION_SHAPE),
+        lambda: check_submission(path, ["a.jpg"]),
+    ):
+        with pytest.raises(
+            ValueError, match="orrect the run lengths or empty the cell.$"
+        ) as caught:
+            call()
+        assert f"{path}, line 3: a.jpg_Flower: run " in str(caught.value)
+        assert "?;" not in str(caught.value)
+
+
+def test_a_row_too_many_has_a_mend(csv):
+    with pytest.raises(ValueError, match="8 rows where 4 are needed, four for each .*; write them"):
+        check_submission(csv(HEAD + rows("a.jpg") + rows("b.jpg")), ["a.jpg"])

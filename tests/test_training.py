@@ -723,3 +723,35 @@ def test_half_precision_trains_and_stores_whole_numbers(tmp_path):
     log = run(network, tmp_path, precision="bf16", epochs=2)
     assert np.isfinite(log["train_loss"]).all() and network[1].weight.dtype == torch.float32
     assert load_network_state(tmp_path / "net-last.safetensors")[1]["precision"] == "bf16"
+
+
+# ------------------------------------------------------------------------------------------- memory
+
+
+def test_what_a_step_keeps_is_counted_without_computing():
+    "One layer on 2 x 3 x 8 x 8: it keeps its input for the backward pass, the sum its output."
+    layer = nn.Sequential(Floats(), nn.Conv2d(3, 5, 1, bias=False), nn.ReLU())
+    numbers = 2 * 8 * 8
+    need = training.step_memory(layer, (8, 8), 2)
+    # the picture as numbers, what ReLU gives (kept, and the answer), the weights and three more
+    assert need == 4 * (3 + 5 + 5) * numbers + 4 * 4 * 3 * 5
+    large = training.step_memory(layer, (8192, 8192), 64)  # terabytes, on paper
+    assert large > 10**11 and next(layer.parameters()).device.type == "cpu"
+
+
+class Floats(nn.Module):
+    def forward(self, pictures):
+        return pictures.float()
+
+
+def test_a_step_that_cannot_fit_is_refused_before_it_begins(monkeypatch, tmp_path):
+    for place in ("files", "training"):
+        monkeypatch.setattr(f"cloudlearn.{place}.free_memory", lambda: 10**5)
+    network = small()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    words = "--size 32x48: a step of training with 4 pictures takes about .* take a smaller --size"
+    with pytest.raises(ValueError, match=words):
+        run(network, tmp_path)
+    assert all(torch.equal(before[name], now) for name, now in network.state_dict().items())
+    monkeypatch.setattr("cloudlearn.files.free_memory", lambda: 10**7)
+    run(network, tmp_path, epochs=1)  # counted, and found small enough
