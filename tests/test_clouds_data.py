@@ -129,7 +129,7 @@ def test_score_refuses_other_pictures_and_other_grids(csv):
             score_submission(*pair)
     large = csv(HEAD + rows("a.jpg", "2940000 1"), "large.csv")
     with pytest.raises(
-        ValueError, match=r"large\.csv: a\.jpg_Fish: run 1 of 1, '2940000 1', ends after"
+        ValueError, match=r"large\.csv, line 2: a\.jpg_Fish: run 1 of 1, '2940000 1', ends after"
     ):
         score_submission(large, one)
 
