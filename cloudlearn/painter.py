@@ -305,5 +305,6 @@ def show_painted(pictures: dict[str, np.ndarray],   # name -> (H, W, 3) uint8 RG
         ax.axis("off")
     for ax, (name, planes) in zip(axes.flat, masks.items()):
         show(pictures[name], planes, list(classes), ax)
+        ax.images[0].set_interpolation("nearest")   # every painted pixel, as it is
         ax.set_title(name, fontsize=10, parse_math=False)
     return figure
