@@ -517,7 +517,7 @@ def find_experiment(name: str,        # as typed
     "The function of an experiment; what it needs loads slowly, so it is imported when wanted."
     from functools import partial
 
-    from cloudlearn import boxes, deeplab, tiles, unet, windows
+    from cloudlearn import active, boxes, deeplab, tiles, unet, windows
     from cloudlearn.cars import clusters, dilation, overlap, rescue, segment
     from cloudlearn.cars import run as car_run
     from cloudlearn.clouds import run as cloud_run
@@ -543,6 +543,7 @@ def find_experiment(name: str,        # as typed
         "clusters": clusters.clusters_experiment,
         "car_models": car_run.car_models_experiment,
         "imbalance": imbalance.imbalance_experiment,
+        "active": active.active_experiment,
     }
     if name not in known:
         raise ValueError(f"there is no experiment {name!r}; "

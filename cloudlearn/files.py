@@ -136,7 +136,7 @@ def check_room(need: int,               # bytes, rather too few than too many
     if free is None or need <= free: return
     raise ValueError(f"--size {size[0]}x{size[1]}: {what} about {need / 1e9:.1f} GB of memory, and "
                      f"{free / 1e9:.1f} GB are free; take a smaller --size, fewer pictures, "
-                     "or fewer at a time (--batch-size).")
+                     "or fewer at a time.")
 
 # %% ../nbs/workshop/files.ipynb #37703109
 ROOM_BYTES = 2**26   # of an array; what is larger lies in a file

@@ -238,7 +238,8 @@ class CloudRun:
         None, "Picture size to train at", scenes=(96, 144), data=(160, 240))
     epochs: int | None = option(   # from 1
         None, "Epochs of the U-Net, half as many for the classifier", scenes=5, data=14, min=1)
-    batch_size: int | None = option(None, "Pictures a step", scenes=8, data=16, min=2)   # from 2
+    batch_size: int | None = option(   # from 2
+        None, "Pictures a step", scenes=8, data=16, min=2, shown=True)
     encoder: str = option("efficientnet-lite0", _ENCODER_HELP, metavar="NAME")   # of the U-Net
     weights: str = option("imagenet", **_WEIGHTS)   # imagenet, none or a file
     seed: int = option(0, _SEED_HELP, min=0)   # from 0
