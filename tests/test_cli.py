@@ -747,6 +747,7 @@ def test_resume_with_other_settings_is_refused_and_harms_nothing(finished, chang
 # -------------------------------------------------------------------------------------- experiments
 
 EXPERIMENTS = [
+    "active",
     "baseline",
     "car_models",
     "cloud_models",
