@@ -8,6 +8,8 @@ here = Path(__file__).parent
 parser = ConfigParser(interpolation=None)
 parser.read(here / "settings.ini", encoding="utf-8")
 settings = parser["DEFAULT"]
+extras = {key.removesuffix("_requirements"): value.split()
+          for key, value in settings.items() if key.endswith("_requirements")}
 
 setup(
     name=settings["lib_name"],
@@ -21,7 +23,7 @@ setup(
     packages=find_packages(include=["cloudlearn", "cloudlearn.*"]),
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
-    extras_require={"dev": settings["dev_requirements"].split()},
+    extras_require=extras,
     entry_points={
         "console_scripts": settings["console_scripts"].split(),
         "nbdev": [f"{settings['lib_name']}={settings['lib_path']}._modidx:d"],
