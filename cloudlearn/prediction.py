@@ -454,17 +454,23 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _packed(mask: np.ndarray) -> Iterator[bytes]:
-    "The pixels of a PNG, 0 and 255, compressed strip by strip as OpenCV would compress them."
+    "The pixels of a PNG, 0 and 255, compressed strip by strip, to the bytes that OpenCV writes."
     height, width = mask.shape
-    window = min(15, (height * (width + 1) + 261).bit_length())   # a small one for a small mask
-    packer = zlib.compressobj(1, zlib.DEFLATED, window, 8, zlib.Z_RLE)
+    size = height * (width + 1)
+    window = min(15, (size + 261).bit_length())   # as libpng chooses it, and names it below
+    named = max(8, (size - 1).bit_length()) if size <= 2**14 else 15
+    head = (named - 8 << 4 | 8) << 8
+    yield struct.pack(">H", head + 31 - head % 31)
+    packer = zlib.compressobj(1, zlib.DEFLATED, -window, 8, zlib.Z_RLE)
+    check = 1
     for rows in row_strips(mask.shape):
         grey = mask[rows] * np.uint8(255)
         lines = np.ones((len(grey), width + 1), np.uint8)   # 1: differences along the row follow
         lines[:, 1:] = grey
         lines[:, 2:] -= grey[:, :-1]
+        check = zlib.adler32(lines, check)
         yield packer.compress(lines)
-    yield packer.flush()
+    yield packer.flush() + struct.pack(">I", check)
 
 
 def write_mask(path: str | Path,    # NAME.png

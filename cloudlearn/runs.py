@@ -524,9 +524,8 @@ class Answers(NamedTuple):
     probabilities: Callable   # the same picture -> (C, H, W) float32 in [0, 1], at its own size
     size: tuple | None = None        # (h, w) at which a file is to be read; None: at its own size
     decide: Callable | None = None   # picture of that size -> (C, g, k) bool, on the grid of cuts
-    # (picture as it was read, (H, W) of its file, folder that lends room) -> rows, columns and
-    # probabilities (C, h, w) float32 there, piece by piece: equal to `probabilities`
-    parts: Callable | None = None
+    # (picture as it was read, (H, W) of its file, folder that lends room) ->
+    parts: Callable | None = None   # rows, columns, (C, h, w) probabilities there, piece by piece
     thresholds: np.ndarray | None = None   # (C,): without `decide`, a pixel above it is on
 
 
