@@ -386,10 +386,13 @@ def test_a_full_disk_under_a_process_of_its_own(disk):
 def test_a_disk_that_fills_up_after_training(cloud_run, disk, spare, where):
     "A trained run, copied to a disk with little space and without its results, is resumed."
     late = set()
-    for name in ("*.csv", "report.html", "pictures/*"):
+    for name in ("*.csv", "report.html", "pictures/*", "model/*"):
         late |= set(cloud_run.glob(name))
-    kept = [path for path in cloud_run.rglob("*") if path.is_file() and path not in late]
-    place = disk(sum(-(-path.stat().st_size // 4096) * 4 for path in kept) + spare)
+    whole = [path for path in cloud_run.rglob("*") if path.is_file()]
+    kept = [path for path in whole if path not in late]
+    written_first = [path for path in late if path.parent.name == "model"]
+    needed = sum(-(-path.stat().st_size // 4096) * 4 for path in [*kept, *written_first])
+    place = disk(needed + spare)
     for path in kept:
         (place / "run" / path.relative_to(cloud_run)).parent.mkdir(parents=True, exist_ok=True)
         (place / "run" / path.relative_to(cloud_run)).write_bytes(path.read_bytes())
