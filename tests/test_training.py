@@ -712,7 +712,10 @@ def test_flips_are_averaged_and_flipped_back():
 
 
 def test_auto_precision_follows_the_hardware(monkeypatch):
-    assert native_bf16() in (True, False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name, gains in (("amx_bf16", True), ("avx512_bf16", False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda name=name: {name: True})
+        assert native_bf16() == gains
     for able, expected in ((True, "bf16"), (False, "32")):
         monkeypatch.setattr(training, "native_bf16", lambda able=able: able)
         assert training._precision("auto") == expected and training._precision("32") == "32"
