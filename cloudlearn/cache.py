@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SMALLEST', 'LIMIT_GB', 'TICK', 'bits_type', 'pack_masks', 'unpack_masks', 'StoredTarget', 'NoCache', 'cache_home',
-           'Cached', 'cached']
+           'Cached', 'cached', 'remembered']
 
 # %% ../nbs/workshop/cache.ipynb #dd1b3e2e
 import hashlib
@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 
-from .files import whole_folder
+from .files import whole_folder, write_file
 from .samples import UNKNOWN, Rows, row_digest
 
 # %% ../nbs/workshop/cache.ipynb #f5a0c17d
@@ -131,11 +131,15 @@ def _times(files: Sequence[Path]) -> list[tuple]:
     return [(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in found]
 
 
-def _name(made: dict, times: list[tuple]) -> str:
-    "The name of a set's folder: it changes with whatever the set is made from."
-    libraries = ("cloudlearn", "numpy", "opencv-python-headless", "pillow")
-    versions = {name: version(name) for name in libraries}
-    text = json.dumps([versions, made, times], sort_keys=True, default=str)
+def _decoders() -> dict[str, str]:
+    "The versions of what reads and resizes pictures."
+    return {name: version(name)
+            for name in ("cloudlearn", "numpy", "opencv-python-headless", "pillow")}
+
+
+def _name(*made: object) -> str:   # JSON can hold it
+    "A name that changes with whatever a thing is made from."
+    text = json.dumps(made, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 # %% ../nbs/workshop/cache.ipynb #135de592
@@ -325,7 +329,7 @@ def cached(made: dict,                # reader, settings, and what the labels sa
         if max(written, plan.size()) < SMALLEST: return None
         home = cache_home()
         _apart(home, apart)
-        folder = home / _name(made, _times(files))
+        folder = home / _name(_decoders(), made, _times(files))
         found = _kept(folder, plan, load, native)
     except (NoCache, OSError, RuntimeError) as error:   # RuntimeError: there is no home folder
         print(f"cloudlearn: not cached: {error}; the pictures are read into memory.",
@@ -334,3 +338,58 @@ def cached(made: dict,                # reader, settings, and what the labels sa
     print(f"cloudlearn: reading {len(plan.shapes)} pictures from {folder} "
           f"({plan.size() / 1e9:.1f} GB, may be deleted at any time)", file=sys.stderr, flush=True)
     return found
+
+# %% ../nbs/workshop/cache.ipynb #5663afe0
+def _key(decoders: dict, made: object, files: Sequence[Path], young: float) -> str | None:
+    "What a piece of work depends on; None where a file is missing, or may still change unseen."
+    try:
+        found = [(str(path.absolute()), path.stat()) for path in files]
+    except OSError:
+        return None
+    if any(max(stat.st_mtime, stat.st_ctime) > young for _, stat in found): return None
+    times = [(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in found]
+    return _name(decoders, made, times)
+
+
+def _memory(kind: str, files: Sequence[Path], apart: Iterable[Path]) -> Path | None:
+    "The file that remembers; None where little is to be read, or nothing may be kept."
+    try:
+        home = cache_home()
+        _apart(home, apart)
+        written = sum(path.stat().st_size for path in files)
+    except (NoCache, OSError, RuntimeError):
+        return None
+    if not _limit() or written < SMALLEST: return None
+    return home / f"{_name(kind, sorted({str(path.absolute().parent) for path in files}))}.json"
+
+
+def _recall(place: Path | None) -> dict:
+    "What a file remembers; nothing where it is not there, or broken."
+    if place is None: return {}
+    try:
+        found = json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def remembered(kind: str,     # of work, in a word
+               tasks: Sequence[tuple[object, Sequence[Path]]],   # what each depends on, its files
+               work: Callable[[int], object],   # number of a task -> a result that JSON can hold
+               apart: Iterable[Path] = (),      # folders that the cache must not lie in
+               ) -> list:                       # a result for each task
+    "Do a piece of work for every task, or recall what came of it where nothing has changed."
+    place = _memory(kind, [path for _, files in tasks for path in files], apart)
+    before = _recall(place)
+    young = time.time() - TICK
+    decoders = _decoders()
+    keys = [place and _key(decoders, made, files, young) for made, files in tasks]
+    todo = [number for number, key in enumerate(keys) if key not in before]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = dict(zip(todo, pool.map(work, todo)))
+    results = [done[number] if number in done else before[key] for number, key in enumerate(keys)]
+    if place and todo:
+        kept = {key: result for key, result in zip(keys, results) if key}
+        with suppress(OSError):   # without room it is done again the next time
+            write_file(place, json.dumps(kept))
+    return results

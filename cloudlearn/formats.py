@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 import yaml
 
+from .cache import remembered
 from cloudlearn.files import (
     check_room,
     file_digest,
@@ -33,7 +34,7 @@ from cloudlearn.files import (
     write_file,
 )
 from .masks import polygon_mask, resize_mask
-from .samples import UNKNOWN, Samples
+from .samples import UNKNOWN, Samples, row_digest
 from .scenes.cars import CAR_SPLITS, DAMAGES
 
 # %% ../nbs/workshop/formats.ipynb #cc04ea06
@@ -771,7 +772,8 @@ def _index_masks(folder: Path, parts: list[_Part]) -> _Found:
         pairs, more = _pairs(part.images, part.labels, "all 0 where nothing is found")
         rows += [_Indexed(part.split, picture, mask) for picture, mask in pairs]
         faults += more
-    values = _each(_values, rows)
+    tasks = [(None, [row.picture, row.mask]) for row in rows]
+    values = remembered("values", tasks, lambda number: _values(rows[number]), [folder])
     faults += [held for held in values if isinstance(held, str)]
     rows = [(row, set(held)) for row, held in zip(rows, values) if not isinstance(held, str)]
     if not rows: return _Found([], faults, [], ())
@@ -1171,6 +1173,31 @@ def _inspect(photo: _Photo) -> _Inspected:
             faults.append(str(error))
     return _Inspected(faults, shown, notes)
 
+def _depends(photo: _Photo) -> tuple[dict, list[Path]]:
+    "What is seen when a photo is opened depends on what its labels say, and on files."
+    files = [photo.picture]
+    said = {}
+    for name, drawn in photo.labels.items():
+        if isinstance(drawn, Path):
+            files.append(drawn)
+        elif isinstance(drawn, IndexMask):
+            files.append(drawn.path)
+            said[name] = int(drawn.value)
+        else:
+            said[name] = [row_digest(part).hex() for part in drawn]
+    return said, files
+
+def _opened(folder: Path, photos: list[_Photo]) -> tuple[list[str], list[_Inspected]]:
+    "The digest of every photo, and what was seen when it was opened, now or before."
+    def look(number: int) -> list:
+        photo = photos[number]
+        faults, shown, notes = _inspect(photo)
+        return [file_digest(photo.picture), faults, sorted(shown), notes]
+
+    seen = remembered("photos", list(map(_depends, photos)), look, [folder])
+    inspected = [_Inspected(faults, set(shown), notes) for _, faults, shown, notes in seen]
+    return [digest for digest, *_ in seen], inspected
+
 def _is_line(part: np.ndarray) -> bool:
     "Whether all corners of a polygon lie on one line."
     if part.ndim != 2: return False    # run lengths
@@ -1363,9 +1390,8 @@ def _survey(folder: Path,
     classes = classes if named else found.classes
     place = layout.path or folder
     photos = [_wanted(photo, classes) for photo in sorted(found.photos, key=_in_order)]
-    digests = _each(file_digest, [photo.picture for photo in photos])
+    digests, inspected = _opened(folder, photos)
     leaks, twice = _leaks(photos, digests)
-    inspected = _each(_inspect, photos)
     notes = [*found.notes, *(note for photo in inspected for note in photo.notes)]
     if not named:
         found.faults.extend(_class_faults(place, classes))

@@ -397,7 +397,7 @@ def _note_placeless(paths: list[Path], ways: Sequence[str]) -> str | None:
     return f"{said}, so passed over there."
 
 
-def _decided(picture: np.ndarray, shape: tuple, answers: Answers, out: Path,
+def _decided(picture: np.ndarray, shape: tuple, answers: Answers, *, out: Path,
              keep: Callable | None) -> tuple[np.ndarray, np.ndarray]:
     "Masks as they were decided and at the size of the file; probabilities go to `keep`."
     masks = room_for((len(answers.classes), *shape), bool, out)
@@ -415,10 +415,10 @@ def _decided(picture: np.ndarray, shape: tuple, answers: Answers, out: Path,
     return grid, masks
 
 
-def _answer(picture: np.ndarray, shape: tuple, answers: Answers, submission: bool, out: Path,
+def _answer(picture: np.ndarray, shape: tuple, answers: Answers, *, submission: bool, out: Path,
             keep: Callable | None) -> tuple:
     "Masks (C, H, W) for a picture as it was read, and what the journal keeps of them."
-    grid, masks = _decided(picture, shape, answers, out, keep)
+    grid, masks = _decided(picture, shape, answers, out=out, keep=keep)
     results = {}
     for name, mask, small in zip(answers.classes, masks, grid, strict=True):
         results[name] = _result(mask)
@@ -651,7 +651,8 @@ def _attend(path: Path, journal: Journal, out: Path, answers: Answers) -> bool:
             target = _cog(out, path.stem)
             keep = stack.enter_context(
                 write_probabilities(target, shape, answers.classes, place))
-        masks, results = _answer(picture, shape, answers, head["submission"], out, keep)
+        masks, results = _answer(picture, shape, answers, submission=head["submission"],
+                                 out=out, keep=keep)
     for name, mask in zip(answers.classes, masks):
         if place and "geojson" in head["write"] and results[name]["pixels"]:
             results[name]["geometry"] = mask_geometry(mask, place)

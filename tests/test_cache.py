@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cloudlearn import cache
-from cloudlearn.cache import StoredTarget, cached, pack_masks, unpack_masks
+from cloudlearn import cache, formats
+from cloudlearn.cache import StoredTarget, cached, pack_masks, remembered, unpack_masks
 from cloudlearn.clouds.run import read_clouds
+from cloudlearn.formats import check_labelled, read_labelled
 from cloudlearn.own import _seen, read_own
 from cloudlearn.runs import TrainRun
 from cloudlearn.samples import UNKNOWN, row_digest, row_digests
@@ -174,7 +175,8 @@ cache.TICK = 0.02
 files = sorted(Path(sys.argv[1]).iterdir())
 slow = len(sys.argv) > 2
 def load(row):
-    print(row, flush=True)
+    sys.stdout.write(f"{row}\\n")  # threads: number and break in one piece
+    sys.stdout.flush()
     if slow and row == 5: time.sleep(60)
     time.sleep(0.02)
     return np.full((12, 18, 3), row, np.uint8), np.zeros((2, 12, 18), bool)
@@ -412,3 +414,77 @@ def test_many_pictures_are_not_held_in_memory(tmp_path, monkeypatch):
     assert said.returncode == 0, said.stderr
     found = json.loads(said.stdout)
     assert found["arrays"] > 290 and found["peak"] < 0.75 * found["arrays"], found
+
+
+def test_what_was_seen_is_remembered_until_something_changes(home, files):
+    asked = []
+
+    def look(number):
+        asked.append(number)
+        return [files[number].read_bytes().decode(), number]
+
+    def seen(said="as drawn", paths=files):
+        asked.clear()
+        time.sleep(0.05)  # a tick and more
+        return remembered("words", [(said, [path]) for path in paths], look)
+
+    first = seen()
+    assert first == [["abcdef", number] for number in range(6)] and asked == list(range(6))
+    assert seen() == first and asked == []
+    files[2].write_bytes(b"changed")
+    assert seen()[2] == ["changed", 2] and asked == [2]
+    assert seen() == [*first[:2], ["changed", 2], *first[3:]] and asked == []
+    seen("drawn anew")
+    assert asked == list(range(6))
+    (memory,) = home.glob("*.json")
+    memory.write_text("{broken")
+    seen("drawn anew")
+    assert asked == list(range(6))
+
+
+def test_a_young_file_is_looked_at_again(home, files, monkeypatch):
+    monkeypatch.setattr(cache, "TICK", 60)
+    asked = []
+
+    def look(number):
+        asked.append(number)
+        return number
+
+    for _ in range(2):
+        assert remembered("words", [(0, [path]) for path in files], look) == list(range(6))
+    assert len(asked) == 12
+
+
+@pytest.mark.parametrize("way", ["small", "off", "inside"])
+def test_nothing_is_remembered_where_nothing_may_be_kept(home, files, monkeypatch, way):
+    if way == "small":
+        monkeypatch.setattr(cache, "SMALLEST", 1000)
+    if way == "off":
+        monkeypatch.setenv("CLOUDLEARN_CACHE_GB", "0")
+    apart = [home.parent] if way == "inside" else []
+    time.sleep(0.05)
+    tasks = [(0, [path]) for path in files]
+    assert remembered("words", tasks, lambda number: number, apart) == list(range(6))
+    assert not home.exists()
+
+
+def test_a_second_reading_opens_no_picture(home, tmp_path, monkeypatch):
+    folder = tmp_path / "own"
+    for place in ("images", "masks/leaf"):
+        (folder / place).mkdir(parents=True)
+    for row in range(8):
+        picture = np.full((20, 30, 3), 9 * row, np.uint8)
+        Image.fromarray(picture).save(folder / "images" / f"{row}.png")
+        Image.fromarray(picture[..., 0] // 9 % 2 * 255).save(folder / "masks/leaf" / f"{row}.png")
+    opened = []
+    read = formats.read_picture
+    monkeypatch.setattr(formats, "read_picture", lambda *a: opened.append(a[0].name) or read(*a))
+    time.sleep(0.05)
+    first = read_labelled(folder)
+    assert len(opened) == 8
+    again = read_labelled(folder)
+    assert len(opened) == 8 and again == first
+    (folder / "masks/leaf/3.png").write_bytes(b"no picture")
+    time.sleep(0.05)
+    (fault,) = check_labelled(folder)
+    assert "3.png" in fault and opened[8:] == ["3.png"]

@@ -71,7 +71,7 @@ def run(monkeypatch, tmp_path):
     decisions = pd.DataFrame({"class": ["light", "glare"], "threshold": [0.5, 0.5]})
     settings = TrainRun(frame="native", size=(64, 64), device="cpu")
     answers = own._answers(settings, own.place(Bright(), "cpu"), decisions, False)
-    loaded = SimpleNamespace(answers=lambda flips: answers)
+    loaded = SimpleNamespace(answers=lambda flips, onnx: answers)
     monkeypatch.setattr(prediction, "load_run", lambda _: loaded)
     return SimpleNamespace(folder=folder, answers=answers)
 
@@ -238,7 +238,7 @@ def watch():
 
 maps = lambda picture: np.stack([picture.mean(2, dtype=np.float32) / 255] * 3)
 answers = whole_answers("abc", (32, 48), maps, lambda picture: maps(picture) > 0.5)
-prediction.load_run = lambda folder: SimpleNamespace(answers=lambda flips: answers)
+prediction.load_run = lambda folder: SimpleNamespace(answers=lambda flips, onnx: answers)
 prediction.pipeline_of = prediction.check_draws = lambda *words: None   # no torch is needed
 seen = [anonymous()]
 threading.Thread(target=watch, daemon=True).start()

@@ -293,9 +293,9 @@ class Watched:
         self.seen = 0
         answer = prediction._answer
 
-        def counted(*words):
+        def counted(*words, **more):
             self.seen += 1
-            return answer(*words)
+            return answer(*words, **more)
 
         monkeypatch.setattr(prediction, "_answer", counted)
 
@@ -328,11 +328,11 @@ def test_an_interrupted_command_keeps_what_is_done(cars, photos, tmp_path, monke
     answer, out = prediction._answer, tmp_path / "out"
     calls = []
 
-    def stopped(*words):
+    def stopped(*words, **more):
         calls.append(words)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return answer(*words)
+        return answer(*words, **more)
 
     monkeypatch.setattr(prediction, "_answer", stopped)
     result = call("predict", photos, "--run", cars, "--out", out)

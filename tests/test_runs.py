@@ -363,10 +363,7 @@ def said_where(status, said, out):
     return found[1]
 
 
-@pytest.mark.parametrize(
-    "kilobytes, where",
-    [(120, "scenes"), (6_000, "segment-best.safetensors"), (60_000, "segment-resume.ckpt")],
-)
+@pytest.mark.parametrize("kilobytes, where", [(120, "scenes"), (60_000, "segment-resume.ckpt")])
 def test_a_disk_that_fills_up_while_a_run_trains(disk, kilobytes, where):
     out = disk(kilobytes) / "run"
     result = call("clouds", "--out", out, *SMALL["clouds"])
