@@ -58,7 +58,7 @@ from cloudlearn.scores import (
 )
 from .sharing import write_shared
 from .tiles import BORDERS, View, each_tile
-from .training import PictureSet, fit, keep_unknown, load_network_state
+from .training import PictureSet, epoch_batches, fit, keep_unknown, load_network_state
 
 # %% ../nbs/workshop/own.ipynb #2a6de391
 SPLITS = ("train", "valid", "test")   # of a labelled folder
@@ -588,6 +588,10 @@ def _notes(run: TrainRun, sets: OwnSets, judgement: OwnJudgement) -> list[str]:
         if row.present < 5:
             notes.append(f"Only {row.present} test pictures show {row[1]}: its scores prove that "
                          "the program runs, not that the network is good.")
+    steps = run.epochs * len(epoch_batches(len(sets.train), run.batch_size, run.seed, 0))
+    if steps < 200:
+        notes.append(f"The network took only {steps} steps of learning; with so few pictures, more "
+                     "--epochs or a smaller --batch-size are worth a try.")
     if run.frame == "native":
         notes.append(f"Pictures are answered in tiles that see {own_view(run).context} pixels "
                      "around them.")

@@ -147,6 +147,9 @@ def test_the_report_opens_with_the_worst(done):
     assert headings[0] == "The worst pictures" and headings[1] == "Scores"
     assert {"Is it in the picture?", "Learning curves", "Picture by picture"} <= set(headings)
     assert "moss, wet" in page
+    record = json.loads((done[0].out / "run.json").read_text())
+    steps = sum(int(found) for found in re.findall(r"took only (\d+) steps", page))
+    assert record["settings"]["epochs"] <= steps < 200
 
 
 def test_the_masks_are_those_of_the_coco_file(done):
