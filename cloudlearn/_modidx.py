@@ -1010,6 +1010,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                     'cloudlearn.sharing._Graph.forward': ('workshop/sharing.html#_graph.forward', 'cloudlearn/sharing.py'),
                                     'cloudlearn.sharing._about': ('workshop/sharing.html#_about', 'cloudlearn/sharing.py'),
                                     'cloudlearn.sharing._cell': ('workshop/sharing.html#_cell', 'cloudlearn/sharing.py'),
+                                    'cloudlearn.sharing._check_ours': ('workshop/sharing.html#_check_ours', 'cloudlearn/sharing.py'),
                                     'cloudlearn.sharing._claimed': ('workshop/sharing.html#_claimed', 'cloudlearn/sharing.py'),
                                     'cloudlearn.sharing._code': ('workshop/sharing.html#_code', 'cloudlearn/sharing.py'),
                                     'cloudlearn.sharing._compare': ('workshop/sharing.html#_compare', 'cloudlearn/sharing.py'),

@@ -132,9 +132,12 @@ def _times(files: Sequence[Path]) -> list[tuple]:
 
 
 def _decoders() -> dict[str, str]:
-    "The versions of what reads and resizes pictures."
-    return {name: version(name)
-            for name in ("cloudlearn", "numpy", "opencv-python-headless", "pillow")}
+    "What reads and resizes pictures: versions of libraries, and the digest of this package."
+    found = {name: version(name) for name in ("numpy", "opencv-python-headless", "pillow")}
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(Path(__file__).parent.rglob("*.py")):   # a checkout changes unnumbered
+        digest.update(path.read_bytes())
+    return found | {"cloudlearn": digest.hexdigest()}
 
 
 def _name(*made: object) -> str:   # JSON can hold it

@@ -397,9 +397,9 @@ def export(
         from cloudlearn.sharing import export_run
         done = export_run(load_run(run))
     for one in done:
-        typer.echo(f"{one.path}: {one.size / 1e6:.1f} MB; beside torch on {one.random} random and "
-                   f"{one.real} real pictures: largest difference of probabilities "
-                   f"{one.difference:.1e}, answers flipped {one.flipped:.4%}")
+        say(f"{one.path}: {one.size / 1e6:.1f} MB; beside torch on {one.random} random and "
+            f"{one.real} real pictures: largest difference of probabilities "
+            f"{one.difference:.1e}, answers flipped {one.flipped:.4%}")
 
 # %% ../nbs/workshop/cli.ipynb #60946a7f
 @app.command()

@@ -484,6 +484,17 @@ def _shared_by(loaded: "LoadedRun") -> list[SharedNetwork]:
     return shared_networks(run, loaded.networks, loaded.decisions, size)
 
 
+def _check_ours(path: Path) -> None:
+    "Refuse to write over a file that no export wrote."
+    if not path.exists(): return
+    try:
+        ours = "network" in OnnxNetwork(path).about
+    except ValueError:
+        ours = False
+    if not ours:
+        raise ValueError(f"{path}: no export of this tool wrote this file; move it away.")
+
+
 def export_run(loaded: "LoadedRun",      # from `cloudlearn.prediction.load_run`
                most: int = 4,            # random, and real, pictures to compare on
                ) -> list[Exported]:      # one for each network
@@ -492,7 +503,10 @@ def export_run(loaded: "LoadedRun",      # from `cloudlearn.prediction.load_run`
     folder = loaded.run.out
     with _claimed(folder):
         written = []
-        for one in _shared_by(loaded):
+        shared = _shared_by(loaded)
+        for one in shared:
+            _check_ours(folder / "model" / f"{one.place}.onnx")
+        for one in shared:
             content = export_network(one)
             random, real = _looked_at(loaded.run, one.size, most)
             compared = _compare(one, OnnxNetwork(content), random + real)

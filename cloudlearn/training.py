@@ -13,14 +13,13 @@ import io
 import json
 import logging
 import math
-import shutil
 import signal
 import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import lightning.pytorch as lightning
@@ -542,7 +541,11 @@ def _clear(record: _Record) -> None:
     for ending in ("-resume.ckpt", "-log.csv", "-last.safetensors", "-last.json",
                    "-best.safetensors", "-best.json"):
         record.file(ending).unlink(missing_ok=True)
-    shutil.rmtree(record.file("-tensorboard"), ignore_errors=True)
+    board = record.file("-tensorboard")
+    for events in board.glob("events.out.tfevents.*"):
+        events.unlink()
+    with suppress(OSError):   # it is not there, or holds something of somebody else's
+        board.rmdir()
 
 # %% ../nbs/workshop/training.ipynb #9a719aa1
 MOST_KEPT = 2**15   # bytes a pixel; the hungriest network measured kept a seventh: the quick answer
@@ -572,7 +575,8 @@ def _check_step(network: nn.Module, train: Dataset, run: dict, device: str) -> N
     with seeded(run["seed"]):
         size = tuple(train[0][0].shape[-2:])
         count = min(run["batch_size"], len(train))
-        if count * size[0] * size[1] * MOST_KEPT < (free_memory() or 0): return
+        free = free_memory()
+        if free is None or count * size[0] * size[1] * MOST_KEPT < free: return
         try:
             need = step_memory(network, size, count)
         except Exception:   # a network that is built of more than tensors

@@ -442,6 +442,19 @@ def test_what_was_seen_is_remembered_until_something_changes(home, files):
     assert asked == list(range(6))
 
 
+def test_another_version_of_this_package_reads_again(home, files, monkeypatch, tmp_path):
+    load = Loader(SHAPES, 2)
+    load.cached(files)
+    load.cached(files)
+    assert load.asked == []
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "cache.py").write_text("another")
+    monkeypatch.setattr(cache, "__file__", str(package / "cache.py"))
+    load.cached(files)
+    assert sorted(load.asked) == list(range(6))
+
+
 def test_a_young_file_is_looked_at_again(home, files, monkeypatch):
     monkeypatch.setattr(cache, "TICK", 60)
     asked = []

@@ -378,6 +378,23 @@ def test_an_exported_network_takes_the_place_of_torch(exported):
     assert (answers.masks(picture) == by_torch.masks(picture)).mean() >= 0.999
 
 
+@pytest.mark.parametrize("content", [b"mine", None])
+def test_an_export_writes_over_no_file_of_somebody_else(exported, tmp_path, content):
+    import onnx
+
+    shutil.copytree(TINY, tmp_path / "run")
+    mine = tmp_path / "run" / "model" / "network.onnx"
+    mine.parent.mkdir()
+    if content is None:  # a network, but no export of ours
+        model = onnx.load(exported[0] / "model" / "network.onnx")
+        model.ClearField("metadata_props")
+        content = model.SerializeToString()
+    mine.write_bytes(content)
+    said = refused("export", tmp_path / "run")
+    assert said == f"{mine}: no export of this tool wrote this file; move it away."
+    assert mine.read_bytes() == content
+
+
 def test_a_file_of_another_training_is_refused(exported, tmp_path):
     loaded = load_run(exported[0])
     other = build_network("linknet", "tu-test_efficientnet", 2, "none")

@@ -354,7 +354,11 @@ def test_curves_for_tensorboard_hold_every_epoch_even_of_a_resumed_run(tmp_path)
         found = curve(tmp_path / "net-tensorboard", f"net/{name}")
         assert [epoch for epoch, _ in found] == [1, 2, 3, 4]
         np.testing.assert_allclose([value for _, value in found], log[name], rtol=1e-6)
-    run(small(), tmp_path, board=True)  # afresh: the old curves give way
+    (tmp_path / "net-tensorboard" / "notes.txt").write_text("mine")
+    run(small(), tmp_path)  # afresh: the old curves go, and nothing else
+    assert [path.name for path in (tmp_path / "net-tensorboard").iterdir()] == ["notes.txt"]
+    (tmp_path / "net-tensorboard" / "notes.txt").unlink()
+    run(small(), tmp_path, board=True)
     assert len(curve(tmp_path / "net-tensorboard", "net/train_loss")) == 4
 
 
