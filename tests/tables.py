@@ -29,3 +29,21 @@ def frame(*texts, names=None):
         index=pd.Index(names, name="picture"),
         columns=list(CLOUD_CLASSES),
     )
+
+
+def call(*words):
+    "What the command `cloudlearn` says to these words."
+    from typer.testing import CliRunner
+
+    from cloudlearn import cli
+
+    return CliRunner().invoke(cli.app, [str(word) for word in words], prog_name="cloudlearn")
+
+
+def refused(*words):
+    "The sentence of a refused command."
+    result = call(*words)
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit) and "Traceback" not in result.stderr
+    assert result.stdout == ""
+    return result.stderr.strip().splitlines()[-1].removeprefix("cloudlearn: ")

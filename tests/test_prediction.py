@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_masks
-from typer.testing import CliRunner
+from tables import call, refused
 
-from cloudlearn import cli, prediction
+from cloudlearn import prediction
 from cloudlearn.files import list_pictures, read_picture
 from cloudlearn.formats import read_labelled, read_mask
 from cloudlearn.masks import resize_mask, rle_decode
@@ -59,19 +59,6 @@ def photos(tmp_path):
         size = (40 + 7 * number, 60 - 5 * number, 3)
         Image.fromarray(rng.integers(0, 256, size, np.uint8)).save(folder / f"p{number}.png")
     return folder
-
-
-def call(*words):
-    return CliRunner().invoke(cli.app, [str(word) for word in words], prog_name="cloudlearn")
-
-
-def refused(*words):
-    "The sentence of a refused command."
-    result = call(*words)
-    assert result.exit_code == 2, result.output
-    assert isinstance(result.exception, SystemExit) and "Traceback" not in result.stderr
-    assert result.stdout == ""
-    return result.stderr.strip().splitlines()[-1].removeprefix("cloudlearn: ")
 
 
 def results(out):

@@ -23,10 +23,10 @@ import segmentation_models_pytorch as smp
 import torch
 import yaml
 from safetensors.torch import save_file
+from tables import call, refused
 from torch import nn
-from typer.testing import CliRunner
 
-from cloudlearn import cli, sharing
+from cloudlearn import sharing
 from cloudlearn.cars.segment import deeplab
 from cloudlearn.clouds.segment import Cuts
 from cloudlearn.encoders import Normalise, build_network, build_zero
@@ -46,19 +46,6 @@ from cloudlearn.sharing import (
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "runs" / "tiny"
-
-
-def call(*words):
-    return CliRunner().invoke(cli.app, [str(word) for word in words], prog_name="cloudlearn")
-
-
-def refused(*words):
-    "The sentence of a refused command."
-    result = call(*words)
-    assert result.exit_code == 2, result.output
-    assert isinstance(result.exception, SystemExit) and "Traceback" not in result.stderr
-    assert result.stdout == ""
-    return result.stderr.strip().splitlines()[-1].removeprefix("cloudlearn: ")
 
 
 def quiet(function, *words, **more):
