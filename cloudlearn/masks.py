@@ -13,6 +13,8 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
+from .panels import class_legend
+
 # %% ../nbs/01_masks.ipynb #ecfb2dfe
 # the palette of Okabe and Ito: safe for colour-blind readers
 COLOURS = {"Fish": "#E69F00", "Flower": "#CC79A7", "Gravel": "#009E73", "Sugar": "#56B4E9",
@@ -291,7 +293,6 @@ def show(picture: np.ndarray,                # (H, W, 3) uint8 RGB
          ):                                  # the axes
     "Draw a picture with its masks and a legend of the classes that are in it."
     import matplotlib.pyplot as plt
-    from matplotlib.patches import Patch
     if ax is None: _, ax = plt.subplots(figsize=(4.5, 3.2))
     ax.set(title=title, xticks=[], yticks=[])
     if masks is None: return ax.imshow(picture).axes
@@ -303,9 +304,6 @@ def show(picture: np.ndarray,                # (H, W, 3) uint8 RGB
     spare = unused or list(COLOURS.values())
     colours = [COLOURS.get(name, spare[i % len(spare)]) for i, name in enumerate(names)]
     ax.imshow(overlay(picture, masks, colours))
-    present = [Patch(color=colour, label=name)
-               for name, colour, mask in zip(names, colours, masks) if mask.any()]
-    if present:
-        ax.legend(handles=present, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=4,
-                  frameon=False, handlelength=1)
+    present = {name: colour for name, colour, mask in zip(names, colours, masks) if mask.any()}
+    if present: class_legend(ax, present, columns=4)
     return ax

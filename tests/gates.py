@@ -348,32 +348,25 @@ def check_function(cell):
             return node
 
 
-def calls_check(node, check, stub):
-    "Whether a node is the call `check_x(x)`."
-    return (
-        isinstance(node, ast.Call)
-        and called(node) == check
-        and len(node.args) == 1
-        and isinstance(node.args[0], ast.Name)
-        and node.args[0].id == stub
-    )
+def tries(cell, check, stub):
+    """Whether a cell runs `attempt(check_x, x, hint="...")`.
 
-
-def expects_failure(cell, check, stub):
-    """Whether a cell runs `test_fail(lambda: check_x(x), ...)`.
-
-    nbdev_test then proves that the stub fails its check.
+    Under nbdev_test that raises where an answer is given and wrong.
     """
-    for node in ast.walk(cell.tree):
-        if (
-            isinstance(node, ast.Call)
-            and called(node) == "test_fail"
-            and node.args
-            and isinstance(node.args[0], ast.Lambda)
-        ):
-            if calls_check(node.args[0].body, check, stub):
-                return True
+    for node in cell.tree.body:
+        call = node.value if isinstance(node, ast.Expr) else None
+        if not isinstance(call, ast.Call) or called(call) != "attempt":
+            continue
+        names = [item.id for item in call.args if isinstance(item, ast.Name)]
+        hints = [item.value for item in call.keywords if item.arg == "hint"]
+        if names == [check, stub] and hints and ast.unparse(hints[0]).strip("'\""):
+            return True
     return False
+
+
+def says(cell, word):
+    "Whether the first thing that a cell has printed begins with a word."
+    return next(cell.texts, "").startswith(word)
 
 
 def exercises(lesson, course):
@@ -425,13 +418,17 @@ def exercise_faults(lesson, item):
         ]
     if not asserts(check):
         found.append(lesson.say(item.code[1], f"{check.name} asserts nothing", "check some inputs"))
-    if not expects_failure(item.code[1], check.name, stub):
+    if not tries(item.code[1], check.name, stub):
         found.append(
             lesson.say(
                 item.code[1],
-                "does not show that the stub fails",
-                f"follow the check with `test_fail(lambda: {check.name}({stub}), msg=...)`",
+                f"does not try {stub}, with a hint",
+                f'follow the check with `attempt({check.name}, {stub}, hint="...")`',
             )
+        )
+    elif not says(item.code[1], "not yet: "):
+        found.append(
+            lesson.say(item.code[1], "does not say `not yet` of the stub", "run the notebook again")
         )
     return found
 
@@ -483,17 +480,16 @@ def answer_faults(solution, item, answer):
                     "copy it from the lesson",
                 )
             ]
-        if not any(
-            isinstance(step, ast.Expr) and calls_check(step.value, check.name, stub)
-            for step in cell.tree.body
-        ):
+        if not tries(cell, check.name, stub):
             return [
                 solution.say(
                     cell,
-                    f"does not run {check.name} on the solution",
-                    f"add the line `{check.name}({stub})`",
+                    f"does not try {stub}, with a hint",
+                    f'add the line `attempt({check.name}, {stub}, hint="...")`, as in the lesson',
                 )
             ]
+        if not says(cell, "solved"):
+            return [solution.say(cell, f"does not say that {stub} is solved", "run it again")]
         if not any(
             getattr(step, "name", None) == stub for other in answer.code for step in other.tree.body
         ):

@@ -73,8 +73,8 @@ def lesson_cells():
             (
                 "code",
                 f"{check(number)}\n\n"
-                f'test_fail(lambda: check_answer{number}(answer{number}), msg="solved")',
-                None,
+                f'attempt(check_answer{number}, answer{number}, hint="the same")',
+                "not yet: the same",
             ),
         ]
     return cells + [("markdown", "Next: [what comes then?](02_next.ipynb)", None)]
@@ -90,7 +90,12 @@ def solution_cells():
         cells += [
             ("markdown", f"### Exercise {number}: give it back", None),
             ("code", f"def answer{number}(value): return value", None),
-            ("code", f"{check(number)}\n\ncheck_answer{number}(answer{number})", None),
+            (
+                "code",
+                f"{check(number)}\n\n"
+                f'attempt(check_answer{number}, answer{number}, hint="the same")',
+                "solved",
+            ),
         ]
     return cells
 
@@ -152,6 +157,13 @@ def swap(old, new):
     return fault
 
 
+def printed(old, new):
+    "A fault: what a cell has shown is another text."
+    return lambda cells: [
+        (kind, source, new if shown == old else shown) for kind, source, shown in cells
+    ]
+
+
 def add(source, shown=None, kind="code"):
     "A fault: one more cell in the middle."
     return lambda cells: [*cells[:8], (kind, source, shown), *cells[8:]]
@@ -203,11 +215,11 @@ FAULTS = [
     ),
     (
         gates.exercises,
-        swap(
-            "test_fail(lambda: check_answer2(answer2)", "test_fail(lambda: check_answer1(answer1)"
-        ),
-        "does not show that the stub fails",
+        swap("attempt(check_answer2, answer2", "attempt(check_answer2, answer1"),
+        "does not try answer2",
     ),
+    (gates.exercises, swap('answer2, hint="the same"', 'answer2, hint=""'), "with a hint"),
+    (gates.exercises, printed("not yet: the same", "solved"), "does not say `not yet`"),
     (gates.exercises, swap("def check_answer2", "def verify_answer2"), "has no `def check_...`"),
     (gates.exercises, swap("## Exercises", "Some questions"), "no `## Exercises`"),
     (gates.solved, swap("answer2(1) == 1", "answer2(1) == 1.0"), "character for character"),
@@ -338,7 +350,11 @@ def test_every_gate_has_a_fault():
         (drop("xercise 2"), "does not solve exercise 2"),
         (drop("def check_answer2"), "lacks its check"),
         (drop("def answer2"), "does not define answer2"),
-        (swap("\n\ncheck_answer2(answer2)", ""), "does not run check_answer2"),
+        (
+            swap("attempt(check_answer2, answer2", "attempt(check_answer2, answer1"),
+            "not try answer2",
+        ),
+        (printed("solved", "not yet: the same"), "does not say that answer1 is solved"),
         (swap("from fastcore.test import test_eq", "#| default_exp answers"), "exports a module"),
     ],
 )
