@@ -260,7 +260,7 @@ def precision_recall(ious: Sequence[np.ndarray],      # per picture (N, M), answ
     found = np.cumsum(hits[np.argsort(-ranked, kind="stable")])
     return found / np.arange(1, len(found) + 1), found / (true or np.nan)
 
-# %% ../nbs/03_tasks.ipynb #d866b932
+# %% ../nbs/03_tasks.ipynb #49017a57
 def average_precision(ious: Sequence[np.ndarray],      # per picture (N, M), answers by true things
                       scores: Sequence[np.ndarray],    # per picture (N,)
                       iou: float = 0.5,                # from which overlap on a thing is found
