@@ -196,6 +196,8 @@ def paths(rates: Sequence[int],   # of 3x3 convolutions stacked on each other, e
     "How many ways lead from one output to each place of a row below the stack; 0 is a hole."
     rows = [np.bincount([0, rate, 2 * rate]) for rate in rates]      # 1 0 1 0 1 for rate 2
     return reduce(np.convolve, rows, np.ones(1, int))
+
+# %% ../nbs/07_deeplab.ipynb #a13905bc
 def multi_grid(network: nn.Module,               # a Backbone, or torchvision's ResNet
                grid: Sequence[int] = (1, 2),     # a factor for each block of the last stage
                ) -> nn.Module:                   # the same network, changed in place
