@@ -554,6 +554,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                   'cloudlearn.knobs.knob': ('workshop/knobs.html#knob', 'cloudlearn/knobs.py')},
             'cloudlearn.learning': { 'cloudlearn.learning.seeded': ('learning.html#seeded', 'cloudlearn/learning.py'),
                                      'cloudlearn.learning.start_weights': ('learning.html#start_weights', 'cloudlearn/learning.py'),
+                                     'cloudlearn.learning.t_interval': ('learning.html#t_interval', 'cloudlearn/learning.py'),
                                      'cloudlearn.learning.train_steps': ('learning.html#train_steps', 'cloudlearn/learning.py')},
             'cloudlearn.losses': { 'cloudlearn.losses._bce': ('losses.html#_bce', 'cloudlearn/losses.py'),
                                    'cloudlearn.losses._dice': ('losses.html#_dice', 'cloudlearn/losses.py'),
