@@ -63,7 +63,7 @@ def train_steps(network: "torch.nn.Module",   # trained in place
     network.eval()
     return losses
 
-# %% ../nbs/04_learning.ipynb #b2f117c1
+# %% ../nbs/04_learning.ipynb #ef27c6d4
 def t_interval(values: Sequence[float],      # one number for each seed, two or more
                level: float = 0.95,          # share of such intervals that hold the mean, in (0, 1)
                ) -> tuple[float, float]:     # lower and upper end

@@ -48,7 +48,7 @@ def patch_network(patch: int = 21,      # side of the patches in pixels: 9, 21, 
     channels = convolve(2 * width, 3)
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels, classes))
 
-# %% ../nbs/05_windows.ipynb #e6071ce9
+# %% ../nbs/05_windows.ipynb #4dcc1985
 @torch.inference_mode()
 def slide(network: nn.Module,       # (N, C, patch, patch) to (N, classes), such as `patch_network`
           picture: torch.Tensor,    # (C, H, W) float
