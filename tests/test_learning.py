@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cloudlearn.learning import seeded, start_weights, train_steps
+from cloudlearn.learning import seeded, start_weights, t_interval, train_steps
 
 
 def fresh(seed=0):
@@ -73,3 +73,22 @@ def test_start_weights_have_the_size_of_he(size, gain):
         start_weights(layer)
     wanted = (gain / layer.weight[0].numel()) ** 0.5
     assert layer.weight.std().item() == pytest.approx(wanted, rel=0.05) and not layer.bias.any()
+
+
+def test_t_interval_is_student_s():
+    low, high = t_interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert (low + high) / 2 == pytest.approx(3)
+    assert high - low == pytest.approx(2 * 2.7764 * (2.5 / 5) ** 0.5, rel=1e-4)
+    assert t_interval(np.array([0.2, 0.2, 0.2])) == pytest.approx((0.2, 0.2))
+    wide, narrow = t_interval([0, 1]), t_interval([0, 1], level=0.5)
+    assert narrow == pytest.approx((0, 1)) and wide[1] == pytest.approx(0.5 + 12.7062 / 2, rel=1e-4)
+    with pytest.raises(ValueError, match="two numbers or more, got 1"):
+        t_interval([3.0])
+    with pytest.raises(ValueError, match="share in"):
+        t_interval([1.0, 2.0], level=95)
+
+
+def test_t_interval_holds_the_mean_as_often_as_it_says():
+    draws = np.random.default_rng(0).normal(size=(2000, 5))
+    held = [low < 0 < high for low, high in map(t_interval, draws)]
+    assert 0.935 < np.mean(held) < 0.965

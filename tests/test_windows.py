@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cloudlearn.learning import seeded
+from cloudlearn.learning import seeded, t_interval
 from cloudlearn.masks import dilate
 from cloudlearn.scenes.clouds import cloud_scene
 from cloudlearn.unet import PaddedUNet
@@ -214,4 +214,8 @@ def test_gain():
     for name in ("gain", "low", "high"):
         assert better[name] == pytest.approx(0.25)  # paired: no noise
     assert gain(frame, "b", "a", "right")["gain"] == pytest.approx(-0.25)
+    assert better["seeds"] == 3
+    seeds = frame.seed * (frame.arm == "a") / 10  # one seed, one number: 0.25, 0.35 and 0.45
+    spread = gain(frame.assign(right=frame.right + seeds), "a", "b", "right")
+    assert (spread["low"], spread["high"]) == pytest.approx(t_interval([0.25, 0.35, 0.45]))
     assert gain(frame, "a", "b", "outline")["rows"] == 24  # what one of both lacks is left out
