@@ -742,6 +742,7 @@ def test_resume_with_other_settings_is_refused_and_harms_nothing(finished, chang
 EXPERIMENTS = [
     "active",
     "baseline",
+    "border",
     "car_models",
     "cloud_models",
     "clusters",

@@ -1,5 +1,8 @@
 """U-Net from zero: sizes, weights, what a score sees, equality with references, the experiment."""
 
+import ast
+import inspect
+
 import matplotlib
 import numpy as np
 import pytest
@@ -12,26 +15,39 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cloudlearn.learning import seeded, start_weights
-from cloudlearn.masks import dilate
+from cloudlearn.masks import dilate, rle_decode
 from cloudlearn.scores import dice
+from cloudlearn.tasks import mask_things
 from cloudlearn.unet import (
+    BORDER_ARMS,
+    CUTS,
     SKIP_ARMS,
+    DoubleConv,
     PaddedDoubleConv,
     PaddedUNet,
     PaddedUp,
     UNet,
+    Up,
+    _bent_batch,
     _cell_scores,
+    bend,
+    border_experiment,
+    border_weights,
     cell_batch,
     cell_scene,
     check_pictures,
     check_side,
     close_skips,
     crop,
+    elastic_flow,
     feature_maps,
     input_gradient,
+    part_cells,
     receptive_field,
     show_unet,
     skip_experiment,
+    things_f1,
+    touching_scene,
     train_plain,
     unet_plan,
 )
@@ -380,7 +396,7 @@ def test_skip_experiment():
     table = skip_experiment(**setting)
     assert torch.equal(state, torch.get_rng_state())
     assert (
-        list(table) == ["seed", "arm", "class", "picture", "dice", "right", "distance"]
+        list(table) == ["seed", "arm", "class", "picture", "dice", "right", "distance", "mask"]
         and len(table) == 2 * 2 * 3
     )
     assert not table.duplicated(["seed", "arm", "picture"]).any()
@@ -396,6 +412,113 @@ def test_skip_experiment():
 
 def test_show_unet():
     ax = show_unet(unet_plan(188), title="small")
-    assert ax.get_title() == "small" and len(ax.patches) == 27 + 4
+    boxes = 1 + 27 + 4  # the picture, a box per layer, what the skips bring
+    assert ax.get_title() == "small" and len(ax.patches) == boxes + 4  # and the dotted crops
+    said = [text.get_text() for text in ax.texts]
+    assert "512 + 512" in said and said.count("188") == 1
     assert show_unet(unet_plan(204, depth=3, base=4), ax=ax) is ax
     matplotlib.pyplot.close("all")
+
+
+def test_the_network_is_short():
+    "The lesson says `some forty statements`."
+    trees = [ast.parse(inspect.getsource(part)) for part in (DoubleConv, crop, Up, UNet)]
+    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.stmt)]
+    written = [n for n in nodes if not isinstance(getattr(n, "value", None), ast.Constant)]
+    assert 35 <= len(written) <= 45
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_touching_cells_stay_apart_in_the_label(seed):
+    scene, again = touching_scene(seed), touching_scene(seed)
+    assert all(np.array_equal(a, b) for a, b in zip(scene, again))
+    parts = part_cells(scene.cells)
+    assert np.array_equal(parts > 0, scene.mask)
+    kept = scene.cells[scene.mask]
+    assert np.array_equal(parts[scene.mask], kept)
+    for piece in mask_things(scene.mask):  # no two cells are neighbours, not even at a corner
+        assert len(set(parts[piece].tolist())) == 1
+    gaps = (scene.cells > 0) & ~scene.mask
+    assert 0.02 < gaps.mean() < 0.25  # cells do touch
+
+
+def test_part_cells_by_hand():
+    cells = np.array([[1, 1, 2, 2], [1, 1, 2, 2], [0, 0, 0, 2], [3, 3, 0, 0]])
+    wanted = [[1, 1, 0, 2], [1, 1, 0, 2], [0, 0, 0, 2], [3, 3, 0, 0]]
+    assert part_cells(cells).tolist() == wanted
+    assert part_cells(np.zeros((3, 3), int)).tolist() == np.zeros((3, 3)).tolist()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_border_weights_by_brute_force(seed):
+    parts = part_cells(touching_scene(seed, side=48).cells)
+    weights = border_weights(parts, extra=7, sigma=3)
+    rng = np.random.default_rng(seed)
+    where = np.argwhere(parts == 0)
+    for row, column in rng.permutation(where)[:40]:
+        ways = []
+        for number in np.unique(parts[parts > 0]):
+            rows, columns = np.nonzero(parts == number)
+            ways.append(np.hypot(rows - row, columns - column).min())
+        first, second = sorted(ways)[:2]
+        want = 1 + 7 * np.exp(-((first + second) ** 2) / 18)
+        assert weights[row, column] == pytest.approx(want, abs=0.12)  # OpenCV's 5x5 distances
+    assert (weights[parts > 0] == 1).all() and weights.dtype == np.float32
+    assert (border_weights((parts == 1).astype(int)) == 1).all()
+
+
+def test_elastic_flow_and_bend():
+    still = np.zeros((2, 20, 30), np.float32)
+    image = np.random.default_rng(0).integers(0, 256, (20, 30)).astype(np.uint8)
+    assert np.array_equal(bend(image, still), image)
+    right = still.copy()
+    right[1] = 3  # every pixel is fetched from three columns further right
+    assert np.array_equal(bend(image, right)[:, :-3], image[:, 3:])
+    down = still.copy()
+    down[0] = 2
+    assert np.array_equal(bend(image, down, nearest=True)[:-2], image[2:])
+    flow = elastic_flow(np.random.default_rng(1), (40, 60), strength=3)
+    assert flow.shape == (2, 40, 60) and flow.dtype == np.float32
+    assert np.abs(np.diff(flow, axis=2)).max() < 1  # smooth
+    spread = [
+        elastic_flow(np.random.default_rng(n), (9, 9), strength=3)[:, 0, 0] for n in range(200)
+    ]
+    assert np.std(spread) == pytest.approx(3, rel=0.15)  # a corner is one of the nine arrows
+
+
+def test_bent_scenes_keep_their_gaps():
+    scenes = [touching_scene(seed) for seed in range(3)]
+    for scene in _bent_batch(scenes, np.random.default_rng(0)):
+        assert np.array_equal(scene.mask, part_cells(scene.cells) > 0)
+        assert scene.picture.dtype == np.uint8 and scene.mask.mean() > 0.4
+
+
+def test_things_f1_by_hand():
+    parts = np.zeros((12, 30), int)
+    parts[1:9, 1:9], parts[1:9, 10:18], parts[1:9, 20:28] = 1, 2, 3
+    assert things_f1(parts > 0, parts) == 1
+    merged = parts > 0
+    merged[4, 9] = True  # one pixel makes two cells one: 1 hit, 2 pieces, 3 cells
+    assert things_f1(merged, parts) == pytest.approx(2 / 5)
+    assert dice(merged, parts > 0) > 0.99
+    specks = parts > 0
+    specks[11, ::3] = True  # too small to count
+    assert things_f1(specks, parts) == 1
+    extra = parts == 1
+    extra[10:, 10:20] = True  # a piece where no cell is
+    assert things_f1(extra, parts) == pytest.approx(2 / 5)
+    assert things_f1(np.zeros_like(merged), parts) == 0
+
+
+def test_border_experiment():
+    setting = dict(seeds=(0,), arms=("turns", "both"), train=4, valid=1, test=1, steps=2, base=1)
+    table = border_experiment(**setting)
+    assert set(setting["arms"]) < set(BORDER_ARMS) and table.arm.tolist() == ["turns", "both"]
+    assert table.cut.isin(CUTS).all() and not table.isna().any().any()
+    assert table.equals(border_experiment(**setting))
+    row = table.iloc[0]
+    mask, parts = rle_decode(row["mask"], (64, 64)), part_cells(touching_scene(500).cells)
+    assert row["f1"] == pytest.approx(things_f1(mask, parts), abs=1e-4)
+    assert row["dice"] == pytest.approx(float(dice(mask, parts > 0)), abs=1e-4)
+    with pytest.raises(ValueError, match="unknown arm 'tears'"):
+        border_experiment(arms=("tears",))
