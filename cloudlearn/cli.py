@@ -530,6 +530,7 @@ def find_experiment(name: str,        # as typed
         "windows": with_unet,
         "padding": tiles.padding_experiment,
         "skip": unet.skip_experiment,
+        "border": unet.border_experiment,
         "targets": deeplab.targets_experiment,
         "shift": deeplab.shift_experiment,
         "reach": deeplab.reach_experiment,
