@@ -747,6 +747,7 @@ EXPERIMENTS = [
     "clusters",
     "dilation",
     "empty",
+    "encoders",
     "imbalance",
     "losses",
     "overlap",
