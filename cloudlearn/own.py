@@ -367,8 +367,10 @@ def train_own(run: TrainRun,               # complete
 def own_view(run: TrainRun,   # complete
              ) -> View:       # for `cloudlearn.tiles.predict`
     "How far a network sees beyond a tile; nothing where the picture is one tile."
-    around = 0 if run.frame == "whole" else max(96, 32 * ceil(max(run.size) / 64))
-    return View(32, around, around)
+    if run.frame == "whole": return View(32, 0, 0)
+    around = max(96, 32 * ceil(max(run.size) / 64))
+    exact = run.model == "unet-zero"   # it sees 94 pixels far; the others see too far and blend
+    return View(32, around if exact else 32, around)
 
 
 def own_tile(run: TrainRun,   # complete

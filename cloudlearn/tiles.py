@@ -245,7 +245,7 @@ def each_tile(network: nn.Module,     # (1, C, h, w) to (1, classes, h', w'); no
               view: View | None = None,     # of `measure_view`; None: measured; yours is believed
               border: str = "mirror",       # what lies beyond the picture: "mirror" or "zeros"
               ) -> Iterator[tuple[slice, slice, np.ndarray]]:   # rows, columns, their scores
-    "Predict tile by tile, each with its real surroundings; only one tile is in memory."
+    "Tile by tile, each with its real surroundings; where two windows are both sure, they blend."
     _check_picture(picture, border)
     if view is None:
         channels = picture.shape[2] if picture.ndim == 3 else 1
@@ -263,7 +263,7 @@ def each_tile(network: nn.Module,     # (1, C, h, w) to (1, classes, h', w'); no
     seen = view.context
     if context is not None and context > seen:
         seen += view.stride * ceil((context - seen) / view.stride)
-    return _tiles(network, picture, tile, stride=view.stride, context=seen, border=border)
+    return _tiles(network, picture, tile, view=view._replace(context=seen), border=border)
 
 def _check_picture(picture: np.ndarray, border: str) -> None:
     "A sentence for what is no picture."
@@ -292,14 +292,58 @@ def _tile_side(side: int, tile: int, stride: int) -> int:
     count = ceil(side / tile)
     return stride * ceil(ceil(side / count) / stride)
 
-def _tiles(network: nn.Module, picture: np.ndarray, tile: int, *, stride: int, context: int,
+def _fade(side: int, blend: int, first: bool, last: bool) -> np.ndarray:
+    "Weights along a tile and `blend` pixels beside it; over each border two tiles add up to 1."
+    weights = np.ones(side + 2 * blend)
+    rising = (np.arange(2 * blend) + 0.5) / max(2 * blend, 1)
+    if not first: weights[:2 * blend] = rising
+    if not last: weights[side:] = rising[::-1]
+    return weights
+
+class _Blend:
+    "Adds up neighbouring tiles; what a later tile adds to is kept, and nothing else."
+    def __init__(self, shape: Sequence[int], tile: Sequence[int], blend: int):
+        self.shape, self.tile, self.blend = shape, tile, blend
+        self.above = self.beside = None
+
+    def _inside(self, start: int, length: int, axis: int) -> tuple[slice, slice]:
+        "Where a part lies in the picture, and which of it does."
+        first, last = max(start, 0), min(start + length, self.shape[axis])
+        return slice(first, last), slice(first - start, last - start)
+
+    def add(self, top: int, left: int, part: np.ndarray) -> tuple[slice, slice, np.ndarray]:
+        "The next tile, with `blend` pixels around it: what is final now, and where it lies."
+        (height, width), (high, wide), blend = self.shape, self.tile, self.blend
+        lowest, rightmost = top + high >= height, left + wide >= width
+        part = part * _fade(high, blend, top == 0, lowest).astype(part.dtype)[:, None]
+        part *= _fade(wide, blend, left == 0, rightmost).astype(part.dtype)
+        if left > 0:
+            part[..., :2 * blend] += self.beside
+        if not rightmost:
+            self.beside = part[..., wide:]
+            part = part[..., :wide]
+        if self.above is None:
+            across = wide * ceil(width / wide) + 2 * blend
+            self.above = np.zeros((len(part), 2 * blend, across), part.dtype)
+        strip = self.above[..., left:left + part.shape[2]]
+        part[:, :2 * blend] += strip
+        if not lowest:
+            strip[:] = part[:, high:]
+            part = part[:, :high]
+        rows, inner_rows = self._inside(top - blend, part.shape[1], 0)
+        columns, inner_columns = self._inside(left - blend, part.shape[2], 1)
+        return rows, columns, part[:, inner_rows, inner_columns]
+
+def _tiles(network: nn.Module, picture: np.ndarray, tile: int, *, view: View,
            border: str) -> Iterator[tuple[slice, slice, np.ndarray]]:
     "The work of `each_tile`."
     height, width = picture.shape[:2]
-    high, wide = (_tile_side(side, tile, stride) for side in (height, width))
+    high, wide = (_tile_side(side, tile, view.stride) for side in (height, width))
+    context = view.context
     shape = (high + 2 * context, wide + 2 * context)
     was_training = network.training
     ask = _asker(network.eval())
+    blended = None
     try:
         for top, left in product(range(0, height, high), range(0, width, wide)):
             window = BORDERS[border](picture, (top - context, left - context), shape)
@@ -308,11 +352,13 @@ def _tiles(network: nn.Module, picture: np.ndarray, tile: int, *, stride: int, c
             if cut < 0:
                 raise ValueError(f"the network takes {context - cut} pixels off each edge, more "
                                  f"than the context of {context}: give a view with at least that")
-            rows = slice(top, min(top + high, height))
-            columns = slice(left, min(left + wide, width))
-            part = scores[:, cut:cut + rows.stop - top, cut:cut + columns.stop - left]
+            if blended is None:
+                around = min(context - view.reach, cut, high // 2, wide // 2)
+                blended = _Blend((height, width), (high, wide), around)
+            first = cut - around
+            part = scores[:, first:first + high + 2 * around, first:first + wide + 2 * around]
             exact = torch.float64 if part.dtype == torch.float64 else torch.float32
-            yield rows, columns, part.to("cpu", exact).numpy()
+            yield blended.add(top, left, part.to("cpu", exact).numpy())
     finally:
         network.train(was_training)
 

@@ -286,6 +286,7 @@ def test_a_class_that_nobody_tested_has_no_score(tmp_path):
 
 def test_a_picture_larger_than_the_crops_has_no_seam(data, tmp_path):
     run = run_of(data, tmp_path, frame="native")
+    assert own_view(replace(run, model="unet")).reach < own_view(run).reach  # it blends, see tiles
     network = own.place(own.own_network(run, 2), "cpu")
     draw = np.random.default_rng(0)
     picture = draw.integers(0, 256, (150, 1100, 3), dtype=np.uint8)
