@@ -21,6 +21,7 @@ from cloudlearn.encoders import (
     build_network,
     build_unet,
     build_zero,
+    encoder_share,
     normalisation,
 )
 from cloudlearn.learning import seeded
@@ -205,6 +206,19 @@ def test_networks_from_zero_take_raw_pictures_of_any_size(model, shape):
 def test_an_unknown_network_from_zero():
     with pytest.raises(ValueError, match="unet-zero or deeplabv3-zero"):
         build_zero("unet")
+
+
+@pytest.mark.parametrize(
+    "model, weights, share",
+    [
+        ("unet", "imagenet", 0.1),
+        ("unet", "body.pth", 0.1),
+        ("unet", "none", 1.0),
+        ("unet-zero", "imagenet", 1.0),
+    ],
+)
+def test_only_an_encoder_that_can_see_learns_slowly(model, weights, share):
+    assert encoder_share(model, weights) == share
 
 
 def test_smp_unet_with_the_same_weights_gives_the_same_logits(unet):
