@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 # %% ../nbs/workshop/panels.ipynb #8279d756
-def class_legend(place,                        # axes or a figure: the legend stands below
-                 colours: Mapping[str, str],   # what is written -> a colour of matplotlib
+def class_legend(place: "plt.Axes | plt.Figure",   # the legend stands below
+                 colours: Mapping[str, str],       # what is written -> a colour of matplotlib
                  *,
-                 columns: int = 6,             # entries a line
-                 ) -> None:                    # drawn
+                 columns: int = 6,                 # entries a line
+                 ) -> None:                        # drawn
     "Say below an axes or a figure which colour means what."
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch

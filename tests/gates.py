@@ -5,6 +5,7 @@ every notebook; `tests/test_gates.py` shows for every gate a notebook that it re
 """
 
 import ast
+import base64
 import configparser
 import filecmp
 import io
@@ -1015,8 +1016,49 @@ def links(notebook, course):
     return found
 
 
+SHOWN = re.compile(r"0|13")  # the lessons that are held to the size of pictures and predictions
+
+
+def large_pictures(lesson, course):
+    "Pictures are 900 pixels wide or more, and nothing in them is written smaller than 9 points."
+    found = []
+    for cell in lesson.code if SHOWN.match(lesson.name) else []:
+        for output in cell.outputs:
+            picture = output.get("data", {}).get("image/png")
+            if picture and (width := png_width(picture)) < 900:
+                found.append(
+                    lesson.say(cell, f"shows a picture {width} pixels wide", "make it 10 inches")
+                )
+        sizes = re.findall(r"(?:fontsize|labelsize|title_fontsize)=([\d.]+)", cell.source)
+        if any(float(size) < 9 for size in sizes):
+            found.append(lesson.say(cell, "writes smaller than 9 points", "write larger"))
+    return found
+
+
+def png_width(text):
+    "The width of a PNG in base64, in pixels."
+    return int.from_bytes(base64.b64decode(text[:64])[16:20], "big")
+
+
+def predictions(lesson, course):
+    "A lesson asks its reader to predict, five times at least."
+    count = sum(len(re.findall(r"\*\*Predict", cell.source)) for cell in lesson.markdown)
+    if not SHOWN.match(lesson.name) or count >= 5:
+        return []
+    return [lesson.say(None, f"asks for {count} predictions", "begin five questions **Predict:**")]
+
+
 WORKSHOP_GATES = [documented]
-LESSON_GATES = [opening, summary, next_link, exercises, solved, documented]
+LESSON_GATES = [
+    opening,
+    summary,
+    next_link,
+    exercises,
+    solved,
+    documented,
+    large_pictures,
+    predictions,
+]
 EVERY_GATE = [
     imports_alone,
     import_order,
@@ -1058,6 +1100,63 @@ def modules_once(course):
         for name in sorted(set(names))
         if names.count(name) > 1
     ]
+
+
+# Where a term of the field is explained; no lesson before may use it in its prose.
+TERMS = {
+    "01": ("RLE",),
+    "02": ("Dice", "IoU", "interval", "bootstrap"),
+    "03": ("NMS", "average precision"),
+    "04": (
+        "convolution",
+        "ReLU",
+        "pooling",
+        "stride",
+        "padding",
+        "channel",
+        "logit",
+        "sigmoid",
+        "softmax",
+        "cross-entropy",
+        "gradient",
+        "learning rate",
+        "epoch",
+        "batch",
+        "BatchNorm",
+        "optimiser",
+        "AdamW",
+        "overfitting",
+        "augmentation",
+        "seed",
+        "arm",
+    ),
+    "05": ("feature map", "receptive field"),
+    "06": ("skip connection", "encoder", "decoder"),
+    "07": ("backbone", "pretrained", "atrous", "ASPP", "output stride", "residual"),
+    "09": ("fine-tuning", "depthwise"),
+}
+
+
+def prose(cell):
+    "The words of a markdown cell, without the addresses of links and what stands in code."
+    text = re.sub(r"`[^`]*`", " ", cell.source)
+    return re.sub(r"\]\([^)]*\)", "]", text)
+
+
+def terms_in_order(course):
+    "Every term is explained before it is used; the index and the tour may use all of them."
+    found = []
+    for lesson in course.lessons:
+        if lesson.name.startswith("00"):
+            continue
+        later = [(term, home) for home, terms in TERMS.items() for term in terms]
+        later = [(term, home) for term, home in later if lesson.place < home]
+        for cell in lesson.markdown:
+            for term, home in later:
+                if re.search(rf"\b{term}s?\b", prose(cell), re.I):
+                    problem = f'says "{term}", which lesson {home} explains'
+                    found.append(lesson.say(cell, problem, "say it in other words, or later"))
+    return found
 
 
 WINGS = ("clouds", "cars", "xray")

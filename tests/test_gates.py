@@ -1,5 +1,7 @@
 """Every gate can close: a toy lesson passes them all, and a gate refuses each small fault."""
 
+import base64
+import io
 import runpy
 import shutil
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 import gates
 
@@ -50,7 +53,7 @@ def lesson_cells():
         (
             "markdown",
             "Which is larger, a number or its double? "
-            + "Think before you run the next cell. " * 14,
+            + "**Predict:** think before you run the next cell. " * 5,
             None,
         ),
         ("code", DOUBLE, None),
@@ -177,6 +180,10 @@ def drop(text):
 ERROR = new_output("error", ename="ValueError", evalue="no", traceback=["ValueError: no"])
 WARNING = new_output("stream", name="stderr", text="DeprecationWarning: soon gone")
 
+_file = io.BytesIO()
+Image.new("L", (899, 2)).save(_file, "PNG")
+NARROW = new_output("display_data", {"image/png": base64.b64encode(_file.getvalue()).decode()})
+
 FAULTS = [
     (
         gates.opening,
@@ -223,6 +230,9 @@ FAULTS = [
     (gates.exercises, swap("def check_answer2", "def verify_answer2"), "has no `def check_...`"),
     (gates.exercises, swap("## Exercises", "Some questions"), "no `## Exercises`"),
     (gates.solved, swap("answer2(1) == 1", "answer2(1) == 1.0"), "character for character"),
+    (gates.predictions, swap("**Predict:**", "Well,"), "asks for 0 predictions"),
+    (gates.large_pictures, add("plot(fontsize=8.5)"), "smaller than 9 points"),
+    (gates.large_pictures, add("draw()", NARROW), "shows a picture 899 pixels wide"),
     (gates.documented, swap('    "Twice `number`."\n', ""), "double has no docstring"),
     (gates.documented, swap("number: int,   #", "number,   #"), "does not annotate `number`"),
     (gates.documented, swap("# any whole number", ""), "does not describe `number`"),
@@ -422,6 +432,19 @@ def test_course_gates_refuse(tmp_path):
     course = gates.Course(tmp_path)
     assert "no row with a question for 03_more.ipynb" in gates.course_map(course)[0]
     assert "two notebooks export cloudlearn.toy" in gates.modules_once(course)[0]
+
+
+def test_a_term_before_its_lesson_is_refused(tmp_path):
+    fine = add("`IoU` in code, [a link](https://dice.example) and diced words", kind="markdown")
+    course = course_with(tmp_path, fine(lesson_cells()))
+    assert gates.terms_in_order(course) == []
+    soon = add("Here the Dice coefficients and two decoders come.", kind="markdown")
+    course = course_with(tmp_path, soon(lesson_cells()))
+    found = gates.terms_in_order(course)
+    assert [complaint.split('"')[1] for complaint in found] == ["Dice", "decoder"]
+    (tmp_path / "nbs" / "01_toy.ipynb").rename(tmp_path / "nbs" / "02_toy.ipynb")
+    found = gates.terms_in_order(gates.Course(tmp_path))
+    assert [complaint.split('"')[1] for complaint in found] == ["decoder"]
 
 
 def test_export_drift_is_refused(tmp_path):

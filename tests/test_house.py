@@ -56,6 +56,10 @@ def test_course_map():
     insist(gates.course_map(COURSE))
 
 
+def test_terms_in_order():
+    insist(gates.terms_in_order(COURSE))
+
+
 def test_no_circle():
     insist(gates.no_circle(COURSE))
 
