@@ -532,6 +532,8 @@ def find_experiment(name: str,        # as typed
         "skip": unet.skip_experiment,
         "targets": deeplab.targets_experiment,
         "encoders": encoders.encoders_experiment,
+        "shift": deeplab.shift_experiment,
+        "reach": deeplab.reach_experiment,
         "cloud_models": cloud_run.models_experiment,
         "baseline": segment.baseline_experiment,
         "regime": segment.regime_experiment,

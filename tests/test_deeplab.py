@@ -1,4 +1,4 @@
-"""FCN, atrous convolution, ASPP and DeepLabV3 against references, and the targets experiment."""
+"""FCN, atrous convolution, ASPP, DeepLabV3 and V3+ against references, and the experiments."""
 
 from copy import deepcopy
 from itertools import product
@@ -26,12 +26,21 @@ from cloudlearn.deeplab import (
     TARGETS,
     Backbone,
     DeepLabV3,
+    DeepLabV3Plus,
     _channels,
+    _far_from_nucleus,
+    at_stride_8,
     atrous,
     enlarge,
     fit_rates,
     from_torchvision,
+    large_cells,
+    multi_grid,
     paths,
+    reach_experiment,
+    shift_experiment,
+    shifted,
+    short_sighted,
     small_resnet,
     start_biases,
     target_batch,
@@ -557,3 +566,140 @@ def test_targets_experiment():
     )
     with pytest.raises(ValueError, match="unknown arm 'FCN-4s'"):
         targets_experiment(arms=("FCN-4s",))
+
+
+# ---- multi-grid, the half-grid shift, V3+ and the experiments on shift and reach
+
+
+def rates_of(part):
+    return [
+        layer.dilation[0]
+        for layer in part.modules()
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3)
+    ]
+
+
+def test_multi_grid():
+    network = atrous(make(0, small_resnet, 3, base=2), 16)
+    assert rates_of(network.stages[-1]) == [1, 2, 2, 2]
+    assert multi_grid(network, (1, 3)) is network
+    assert rates_of(network.stages[-1]) == [1, 2, 6, 6] and set(rates_of(network.stages[2])) == {1}
+    assert network(torch.zeros(2, 3, 80, 64))[-1].shape == (2, 16, 5, 4)
+    bottlenecks = narrow(layers=(1, 1, 1, 3))
+    assert rates_of(multi_grid(bottlenecks, (1, 2, 4)).layer4) == [1, 2, 4]
+    with pytest.raises(ValueError, match="has 2 blocks, so the grid needs 2 factors; got 3"):
+        multi_grid(small_resnet(3, base=2), (1, 2, 4))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_at_stride_8_keeps_the_old_numbers(seed):
+    network = make(seed, DeepLabV3, 1, 2, base=2, rates=(1, 2, 3)).eval()
+    before = deepcopy(network.state_dict())
+    finer, x = at_stride_8(network), noise(seed, 2, 1, 80, 64)
+    with torch.no_grad():
+        coarse, fine = (net.backbone(x)[-1] for net in (network, finer))
+        assert coarse.shape[2:] == (5, 4) and fine.shape[2:] == (10, 8)
+        branches = zip(network.head[0].branches, finer.head[0].branches)
+        for old, new in list(branches)[:4]:  # the fifth averages over more places
+            torch.testing.assert_close(new(fine)[..., ::2, ::2], old(coarse), rtol=1e-3, atol=1e-4)
+        after, finer_after = network.head[1:], finer.head[1:]
+        x = noise(seed, 2, 8, 10, 8)
+        torch.testing.assert_close(finer_after(x)[..., ::2, ::2], after(x[..., ::2, ::2]))
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), finer.state_dict().values()))
+    assert rates_of(network.head) == [1, 2, 3, 1] and rates_of(finer.head) == [2, 4, 6, 2]
+
+
+@pytest.mark.parametrize("stride", [4, 8, 16])
+@pytest.mark.parametrize("corners", [False, True])
+def test_where_a_pixel_is_drawn(stride, corners):
+    "Between centres half a grid step beside s * i; from corner to corner at s * i itself."
+    places = 9
+    side = stride * (places - 1) + 1 if corners else stride * places
+    dot = torch.zeros(1, 1, 1, places, dtype=torch.float64)
+    dot[..., 4] = 1
+    weight = enlarge(dot, (1, side), corners)[0, 0, 0]
+    drawn_at = (weight * torch.arange(side)).sum() / weight.sum()
+    assert float(drawn_at) == pytest.approx(4 * stride + (0 if corners else (stride - 1) / 2))
+
+
+@given(by=st.integers(-7, 7))
+def test_shifted(by):
+    maps = np.random.default_rng(0).normal(size=(2, 3, 6, 5))
+    moved = shifted(maps, by)
+    for r, c in np.ndindex(6, 5):
+        row, column = min(max(r - by, 0), 5), min(max(c - by, 0), 4)
+        assert np.array_equal(moved[..., r, c], maps[..., row, column])
+
+
+@pytest.mark.parametrize("seed, stride", list(enumerate((16, 8, 16))))
+def test_plus_is_smps(seed, stride):
+    library = scatter(
+        seed,
+        smp.DeepLabV3Plus(
+            "resnet18",
+            encoder_weights=None,
+            classes=3,
+            encoder_output_stride=stride,
+            decoder_channels=16,
+            decoder_atrous_rates=(1, 2, 3 + seed),
+        ),
+    )
+    ours = DeepLabV3Plus(
+        3, 3, base=4, rates=(1, 2, 3 + seed), backbone=library.encoder, early=2, corners=True
+    )
+    decoder = nn.ModuleList([library.decoder, library.segmentation_head])
+    copied(nn.ModuleList([ours.deep, ours.lift, ours.join, ours.scores]), decoder)
+    x = noise(seed, 2, 3, 32, 48)
+    with torch.no_grad():
+        want = library.eval()(x)
+        torch.testing.assert_close(ours.eval()(x), want, rtol=1e-3, atol=1e-4 * float(want.std()))
+
+
+def test_plus_takes_any_size_and_refuses():
+    network = make(0, DeepLabV3Plus, 1, 2, base=1, rates=(1, 2, 3)).eval()
+    for shape in ((33, 70), (64, 64), (1, 1)):
+        assert network(torch.zeros(1, 1, *shape)).shape == (1, 2, *shape)
+    with pytest.raises(ValueError, match="16 or 8, got 32"):
+        DeepLabV3Plus(output_stride=32, base=1)
+    with pytest.raises(ValueError, match=r"float pictures \(B, 1, H, W\)"):
+        network(torch.zeros(1, 3, 64, 64))
+
+
+def test_the_early_map_matters():
+    network = make(0, DeepLabV3Plus, 1, 2, base=2, rates=(1, 2, 3)).eval()
+    x = noise(0, 1, 1, 64, 64)
+    with torch.no_grad():
+        before = network(x)
+        network.lift[0].weight.zero_()
+        assert not torch.allclose(before, network(x))
+
+
+def test_short_sighted_sees_51_pixels():
+    network = make(0, short_sighted, 1, 2)
+    network[3] = nn.AvgPool2d(3, 2, padding=1)
+    for p in network.parameters():
+        p.data.abs_()
+    heard = input_gradient(network, (1, 128, 128), (8, 8), draws=1)
+    assert np.ptp(np.flatnonzero(heard.any(axis=1))) + 1 == 51
+
+
+def test_far_from_nucleus():
+    scene = cell_scene(3, side=48)
+    far = _far_from_nucleus(scene, 6)
+    picture, target = large_cells([scene])
+    assert picture.shape == target.shape == (1, 1, 288, 288)
+    known = ~np.isnan(far)
+    assert dice(known, target[0, 0].numpy() > 0) > 0.95
+    darkest = picture[0, 0].numpy()[known & (far < 9)].mean()
+    assert darkest < picture[0, 0].numpy()[known & (far > 24)].mean() - 0.3
+
+
+def test_shift_and_reach_experiments():
+    table = shift_experiment(seeds=(1,), shifts=(0, 4), pictures=(4, 1, 2), steps=1)
+    assert list(table) == ["seed", "arm", "stride", "shift", "class", "dice"]
+    assert len(table) == 2 * 2 * 2 * 4 and not table.duplicated(list(table)[:-1]).any()
+    table = reach_experiment(seeds=(1,), arms=("no atrous branch",), pictures=(2, 1, 1), steps=1)
+    assert list(table) == ["seed", "arm", "picture", "cut", "dice", "near", "far", "mask"]
+    assert len(table) == 1 and 0 <= table.far[0] <= 1
+    with pytest.raises(ValueError, match="unknown arm 'rates 9'"):
+        reach_experiment(arms=("rates 9",))

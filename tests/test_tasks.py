@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -22,6 +23,7 @@ from cloudlearn.tasks import (
     average_precision,
     box_iou,
     box_masks,
+    draw_boxes,
     mask_boxes,
     mask_iou,
     mask_polygons,
@@ -29,7 +31,7 @@ from cloudlearn.tasks import (
     nms,
     panel_scene,
     polygons_mask,
-    show_boxes,
+    precision_recall,
 )
 
 matplotlib.use("Agg")
@@ -248,6 +250,16 @@ def test_average_precision_counts_a_hundred():
         assert ours == pytest.approx(coco_ap([(boxes, scores)], [true], 0.5), abs=1e-12)
 
 
+def test_precision_and_recall_by_hand():
+    first = np.array([[0.9, 0], [0.6, 0]])  # the second finds a thing that is found already
+    second = np.array([[0.4], [0.7]])
+    precision, recall = precision_recall([first, second], [[0.9, 0.5], [0.8, 0.7]])
+    assert precision == pytest.approx([1, 1 / 2, 2 / 3, 2 / 4])
+    assert recall == pytest.approx([1 / 3, 1 / 3, 2 / 3, 2 / 3])
+    precision, recall = precision_recall([np.zeros((1, 0))], [[0.5]])
+    assert precision.tolist() == [0] and np.isnan(recall).all()
+
+
 def test_average_precision_at_the_edges():
     assert average_precision([np.array([[0.5]])], [[0.3]]) == 1
     assert average_precision([np.array([[0.4999]])], [[0.3]]) == 0
@@ -264,10 +276,17 @@ def test_average_precision_at_the_edges():
 
 
 def test_boxes_are_drawn():
-    scene = panel_scene(21, touching=True)
-    ax = show_boxes(scene.picture, mask_boxes(scene.things), scene.kinds, title="a panel")
-    assert len(ax.patches) == len(scene.things) and ax.get_title() == "a panel"
-    assert tuple(ax.patches[0].get_xy()) == tuple(mask_boxes(scene.things)[0, :2])
+    figure, ax = plt.subplots()
+    ax.imshow(np.zeros((20, 30)))
+    draw_boxes(ax, [[0, 0, 2, 3], [10, 12, 30, 20]], ["red", "blue"], texts=["top", "low"])
+    first, second = ax.patches
+    # pixel (0, 0) has its centre at (0, 0), so its left edge is drawn at -0.5
+    assert (first.get_xy(), first.get_width(), first.get_height()) == ((-0.5, -0.5), 2, 3)
+    assert second.get_edgecolor() == (0, 0, 1, 1)
+    assert [text.get_text() for text in ax.texts] == ["top", "low"]
+    # a text at the upper edge stands inside the picture
+    assert [text.get_va() for text in ax.texts] == ["top", "bottom"]
+    plt.close(figure)
 
 
 def test_import_is_light():
