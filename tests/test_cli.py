@@ -748,6 +748,7 @@ EXPERIMENTS = [
     "clusters",
     "dilation",
     "empty",
+    "encoders",
     "imbalance",
     "losses",
     "overlap",

@@ -21,6 +21,7 @@ from cloudlearn.encoders import (
     build_network,
     build_unet,
     build_zero,
+    encoder_share,
     normalisation,
 )
 from cloudlearn.learning import seeded
@@ -207,6 +208,19 @@ def test_an_unknown_network_from_zero():
         build_zero("unet")
 
 
+@pytest.mark.parametrize(
+    "model, weights, share",
+    [
+        ("unet", "imagenet", 0.1),
+        ("unet", "body.pth", 0.1),
+        ("unet", "none", 1.0),
+        ("unet-zero", "imagenet", 1.0),
+    ],
+)
+def test_only_an_encoder_that_can_see_learns_slowly(model, weights, share):
+    assert encoder_share(model, weights) == share
+
+
 def test_smp_unet_with_the_same_weights_gives_the_same_logits(unet):
     with seeded(0):
         plain = smp.Unet(f"tu-{LITE0}", encoder_weights=None, classes=4)
@@ -252,3 +266,45 @@ def test_a_pair_that_does_not_fit_is_a_sentence():
         build_network("unet", "tu-vit_tiny_patch16_224", 2, "none")
     with pytest.raises(ValueError, match="cannot be built on the encoder"):
         build_network("unett", "resnet18", 2, "none")
+
+
+# ------------------------------------------------------------------------------- the experiment
+
+
+def test_encoders_experiment_pairs_its_arms_and_freezes(monkeypatch):
+    built = []
+
+    def noted(weights):
+        built.append(build_unet(weights=weights))
+        return built[-1]
+
+    monkeypatch.setattr(encoders, "build_unet", noted)
+    settings = {"shape": (32, 48), "train": 4, "test": 2, "steps": 2, "batch": 2}
+    frame = encoders.encoders_experiment(seeds=(3,), arms=("frozen", "fine-tuned"), **settings)
+    frozen, tuned = built
+    fresh = build_unet().state_dict()
+    inside = [name for name in fresh if ".encoder." in name]
+    assert all(torch.equal(frozen.state_dict()[name], fresh[name]) for name in inside)
+    assert not all(torch.equal(tuned.state_dict()[name], fresh[name]) for name in inside)
+    assert list(frame.columns) == ["seed", "arm", "step", "class", "dice", "scene"]
+    assert len(frame) == 2 * 2 * 4  # arms, steps 0 and 2, classes
+    assert (frame.scene[frame.step == 0] == "").all() and frame.dice.between(0, 1).all()
+    first = frame[frame.step == 0].pivot(index="class", columns="arm", values="dice")
+    assert (first["frozen"] == first["fine-tuned"]).all()  # the same decoder, the same scenes
+
+
+def test_pooled_dice_is_of_all_pixels_but_the_swath():
+    truth = torch.zeros(2, 4, 2, 4, dtype=torch.bool)
+    truth[0, 1, 0, :3] = truth[1, 1, 1, :2] = True
+    seen = torch.ones(2, 1, 2, 4, dtype=torch.bool)
+    seen[1, 0, 1, 0] = False
+    logits = torch.full((2, 4, 2, 4), -1.0)
+    logits[0, 1, 0, 1:] = logits[1, 1, 1, 0] = 1.0  # 3 pixels, 2 of them right; 1 in the swath
+    answer = nn.Identity()
+    scores = encoders._pooled_dice(answer, (logits, truth, seen))
+    assert scores == pytest.approx([0, 2 * 2 / (3 + 4), 0, 0])
+
+
+def test_an_unknown_arm_of_the_experiment():
+    with pytest.raises(ValueError, match="unknown arm 'asleep': the arms are from zero, frozen"):
+        encoders.encoders_experiment(arms=("asleep",))
