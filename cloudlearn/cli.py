@@ -517,7 +517,7 @@ def find_experiment(name: str,        # as typed
     "The function of an experiment; what it needs loads slowly, so it is imported when wanted."
     from functools import partial
 
-    from cloudlearn import active, boxes, deeplab, tiles, unet, windows
+    from cloudlearn import active, boxes, deeplab, encoders, tiles, unet, windows
     from cloudlearn.cars import clusters, dilation, overlap, rescue, segment
     from cloudlearn.cars import run as car_run
     from cloudlearn.clouds import run as cloud_run
@@ -532,6 +532,7 @@ def find_experiment(name: str,        # as typed
         "skip": unet.skip_experiment,
         "border": unet.border_experiment,
         "targets": deeplab.targets_experiment,
+        "encoders": encoders.encoders_experiment,
         "shift": deeplab.shift_experiment,
         "reach": deeplab.reach_experiment,
         "cloud_models": cloud_run.models_experiment,
