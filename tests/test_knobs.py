@@ -17,7 +17,7 @@ import pytest
 from cloudlearn.knobs import knob
 
 NBS = Path(__file__).resolve().parents[1] / "nbs"
-LESSONS = ("workshop/knobs", "workshop/knobs")  # whose first knobs a browser turns
+LESSONS = ("01_masks", "02_scores")  # whose first knobs a browser turns
 
 
 def draw(ax, value):
