@@ -26,6 +26,7 @@ from nbdev.clean import clean_nb
 
 NOTEBOOK_BYTES = 700_000
 FETCHERS = {"weights", "worldview"}  # modules whose functions fetch what is asked for by name
+TOUR = "00_tour"  # shows everything before it is explained, so it may import from any lesson
 
 
 # ----------------------------------------------------------------------------- notebooks and course
@@ -527,12 +528,17 @@ def imports_alone(notebook, course):
 
 
 def import_order(notebook, course):
-    "A notebook imports only what an earlier one exports; its solutions also its own module."
+    """A notebook imports only what an earlier one exports; its solutions also its own module.
+
+    The tour may import from every lesson.
+    """
     if notebook.path.parent.name == "workshop" or notebook.name in {
         other.name for other in course.workshop
     }:
         return []  # `no_circle` watches over the workshop
     found, limit = [], notebook.place + "\0" * (notebook.path.parent.name == "solutions")
+    if notebook.name == TOUR:
+        limit = "~"  # behind every number
     for cell in notebook.code:
         for _, name in imported(cell.tree):
             if name.startswith("."):

@@ -425,6 +425,19 @@ def test_what_the_gates_let_through(tmp_path):
         assert gate(course.lessons[0], course) == []
 
 
+def test_only_the_tour_imports_what_comes_later(tmp_path):
+    cells = add("from cloudlearn.next import ANSWER")(lesson_cells())
+    course = course_with(tmp_path, cells)
+    assert "02_next exports" in gates.import_order(course.lessons[0], course)[0]
+    write(tmp_path / "nbs" / f"{gates.TOUR}.ipynb", cells)
+    course = gates.Course(tmp_path)
+    assert course.lessons[0].name == gates.TOUR
+    assert gates.import_order(course.lessons[0], course) == []
+    write(course.lessons[0].path, add("from cloudlearn.absent import x")(lesson_cells()))
+    tour = gates.Course(tmp_path).lessons[0]
+    assert "which no notebook exports" in gates.import_order(tour, course)[0]
+
+
 def test_course_gates_refuse(tmp_path):
     course = course_with(tmp_path)
     assert gates.course_map(course) == gates.modules_once(course) == []
