@@ -560,7 +560,7 @@ def experiment(
     name: Annotated[str, typer.Argument(metavar="NAME",
                                         help="The experiment; a name that does not exist "
                                              "is answered with the list.")],
-    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="How many seeds, from 0.")] = 3,
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="How many seeds, from 0.")] = 5,
     out: Annotated[Path, typer.Option(
         metavar="DIR", help="Folder for NAME.csv and NAME.json.")] = Path("runs/experiments"),
 ) -> None:

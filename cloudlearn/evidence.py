@@ -146,6 +146,6 @@ def read_result(path: str | Path,      # NAME.csv of `run_experiment`
     "Read a recorded result."
     path = Path(path)
     if not path.is_file():
-        command = f"cloudlearn experiment {path.stem} --seeds 3 --out {path.parent}"
+        command = f"cloudlearn experiment {path.stem} --seeds 5 --out {path.parent}"
         raise ValueError(f"{path} is not there: `{command}` writes it")
     return pd.read_csv(path)

@@ -126,7 +126,7 @@ def test_counts_and_files_are_checked(tmp_path):
     with pytest.raises(ValueError, match="at least one seed"):
         run_experiment("toy", toy, 0, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    with pytest.raises(ValueError, match="cloudlearn experiment toy --seeds 3"):
+    with pytest.raises(ValueError, match="cloudlearn experiment toy --seeds 5"):
         read_result(tmp_path / "toy.csv")
 
 
