@@ -127,9 +127,10 @@ def _refuse_foreign(out: Path, name: str) -> None:
 
 def _commit() -> str | None:
     "The commit of the checkout that this package lies in, marked where the tree was changed."
+    package = Path(inspect.getfile(write_file)).parent
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True,
-                              text=True, check=True).stdout.strip()
+        return subprocess.run(["git", *words], cwd=package, capture_output=True, text=True,
+                              check=True).stdout.strip()
     try:
         changed = git("status", "--porcelain", "--untracked-files=no")
         return git("rev-parse", "HEAD") + (" with changes" if changed else "")
