@@ -93,7 +93,6 @@ def train_detector(network: "torch.nn.Module",      # of `tiny_detector`
     train_steps(network, loss, len(scenes), steps, rate=3e-3, seed=seed)
     return perf_counter() - start
 
-# %% ../nbs/13_boxes_or_pixels.ipynb #ab560d59
 def class_masks(scene: PanelScene,    # or an Answer: anything with kinds and things
                 ) -> np.ndarray:      # (kinds, H, W) bool
     "All things of a kind laid together: from instances to classes."
@@ -157,7 +156,6 @@ def pixel_maps(segmenter: "torch.nn.Module",     # of `tiny_segmenter`
     with torch.inference_mode():
         return segmenter.eval()(_tensors(pictures)).sigmoid().numpy()
 
-# %% ../nbs/13_boxes_or_pixels.ipynb #c94d07eb
 def pixel_answers(maps: np.ndarray,      # (N, kinds, H, W) probabilities
                   ) -> list[Answer]:     # one per picture
     "Connected components of the pixels above a half; their mean probability is the score."
@@ -208,7 +206,6 @@ def choose_cuts(found: Sequence[Answer],    # for validation pictures
         chosen.append(best_threshold(-misses))
     return np.array(chosen)
 
-# %% ../nbs/13_boxes_or_pixels.ipynb #a7b7e5a7
 def score_answers(found: Sequence[Answer],    # one per picture
                   true: Sequence[Answer],     # for the same pictures
                   cuts: Sequence[float],      # (kinds,) scores, of `choose_cuts`

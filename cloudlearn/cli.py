@@ -563,10 +563,12 @@ def experiment(
     seeds: Annotated[int, typer.Option(metavar="N", min=1, help="How many seeds, from 0.")] = 5,
     out: Annotated[Path, typer.Option(
         metavar="DIR", help="Folder for NAME.csv and NAME.json.")] = Path("runs/experiments"),
+    jobs: Annotated[int, typer.Option(
+        metavar="J", min=1, help="Seeds at a time, each in a process of one thread.")] = 1,
 ) -> None:
     "Run an experiment of the course in its full setting, and record it."
     with sentences():
         check_place(out, "none")
         from cloudlearn.evidence import run_experiment
-        table = run_experiment(name, find_experiment(name), seeds, out)
+        table = run_experiment(name, find_experiment(name), seeds, out, jobs=jobs)
         typer.echo(f"{len(table)} rows: {out / f'{name}.csv'}")

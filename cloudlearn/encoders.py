@@ -52,7 +52,6 @@ def normalisation(encoder: str = DEFAULT_ENCODER,  # an encoder's name
     own = (numbers for start, numbers in _OWN.items() if encoder.startswith(start))
     return next(own, IMAGENET)
 
-# %% ../nbs/09_encoders.ipynb #d690ce5d
 class Normalise(nn.Module):
     "Raw pictures (B, 3, H, W) in 0..255, uint8 or float, to the numbers an encoder was trained on."
     def __init__(self,
@@ -139,7 +138,6 @@ def build_classifier(classes: int = 4,                  # answers per picture
         load_into(body, read_state(weights), str(weights), skip="classifier")
     return nn.Sequential(Normalise(*normalisation()), body)
 
-# %% ../nbs/09_encoders.ipynb #bc65330c
 _PLAIN = (0.5,) * 3, (0.25,) * 3  # mean and std for networks that have no pictures of their own yet
 ZERO: dict[str, Callable[[int], nn.Module]] = {  # name -> classes -> a network of random weights
     "unet-zero": lambda classes: PaddedUNet(3, classes, base=16),

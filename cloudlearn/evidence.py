@@ -6,15 +6,21 @@
 __all__ = ['seed_interval', 'paired_gain', 'verdict', 'run_experiment', 'read_result']
 
 # %% ../nbs/12_evidence.ipynb #e6e98137
+import datetime
 import inspect
 import json
-import sys
+import multiprocessing
+import os
+import platform
+import subprocess
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from .files import write_file
 from .runs import versions
@@ -119,26 +125,98 @@ def _refuse_foreign(out: Path, name: str) -> None:
         raise ValueError(f"{table}: this file, or the .json beside it, is no record of the "
                          f"experiment {name}; move it away or choose another folder with --out.")
 
+def _commit() -> str | None:
+    "The commit of the checkout that this package lies in, marked where the tree was changed."
+    package = Path(inspect.getfile(write_file)).parent
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=package, capture_output=True, text=True,
+                              check=True).stdout.strip()
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + (" with changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+def _processor() -> str:
+    "The model of the processor, as the system names it."
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+def _one_seed(function: Callable, seed: int, path: Path) -> None:
+    "Run one seed and store its rows; a file that is there is whole."
+    table = function(seeds=(seed,))
+    write_file(path, table.to_csv(index=False))   # every digit
+
+def _seeds_done(parts: Path, about: dict, seeds: int) -> list[int]:
+    "The seeds that an interrupted run of the same experiment has left, in the same state."
+    told = parts / "about.json"
+    if parts.exists() and not told.is_file():
+        raise ValueError(f"{parts} is not from this experiment; move it away or choose another "
+                         "folder with --out.")
+    if told.is_file() and json.loads(told.read_text(encoding="utf-8")) != about:
+        raise ValueError(f"{parts} holds seeds of another state of this experiment; "
+                         "delete that folder to begin again.")
+    write_file(told, json.dumps(about, indent=1))
+    return [seed for seed in range(seeds) if (parts / f"{seed}.csv").is_file()]
+
+def _run_seeds(function: Callable, left: Sequence[int], parts: Path, *, jobs: int,
+               name: str) -> None:
+    "Run the seeds that are left, one after the other or in processes of one thread each."
+    with tqdm(total=len(left), desc=f"cloudlearn: {name}", unit="seed", disable=None) as bar:
+        if jobs == 1:
+            for seed in left:
+                _one_seed(function, seed, parts / f"{seed}.csv")
+                bar.update()
+            return
+        alone = multiprocessing.get_context("spawn")
+        before = os.environ.get("OMP_NUM_THREADS")
+        os.environ["OMP_NUM_THREADS"] = "1"     # read by the processes when they start
+        try:
+            with ProcessPoolExecutor(min(jobs, len(left)), mp_context=alone) as pool:
+                running = [pool.submit(_one_seed, function, seed, parts / f"{seed}.csv")
+                           for seed in left]
+                for one in as_completed(running):
+                    one.result()
+                    bar.update()
+        finally:
+            if before is None: del os.environ["OMP_NUM_THREADS"]
+            else: os.environ["OMP_NUM_THREADS"] = before
+
 def run_experiment(name: str,              # how its files are called
                    function: Callable,     # takes seeds=(...), returns a table with the column seed
                    seeds: int,             # how many, from seed 0
                    out: str | Path,        # folder for NAME.csv and NAME.json
+                   *,
+                   jobs: int = 1,          # seeds at a time, each in a process of one thread
                    ) -> pd.DataFrame:      # what was recorded
-    "Run an experiment in its full setting and write its table, settings, versions and seconds."
+    "Run an experiment in its full setting; an interrupted one goes on with the seeds left."
     if seeds < 1: raise ValueError(f"an experiment needs at least one seed, got {seeds}")
-    tables = []
+    if jobs < 1: raise ValueError(f"at least one seed runs at a time, got {jobs}")
+    out = Path(out)
+    _refuse_foreign(out, name)
+    about = dict(experiment=name, function=f"{function.__module__}:{function.__name__}",
+                 settings=_plain_settings(function), versions=versions(), commit=_commit())
+    parts = out / f"{name}.seeds"
     start = time.perf_counter()
-    _refuse_foreign(Path(out), name)
-    for seed in range(seeds):
-        said = f"cloudlearn: {name}, seed {seed} ({seed + 1} of {seeds}) ..."
-        print(said, file=sys.stderr, flush=True)
-        tables.append(function(seeds=(seed,)))
+    done = _seeds_done(parts, about, seeds)
+    left = [seed for seed in range(seeds) if seed not in done]
+    if left: _run_seeds(function, left, parts, jobs=jobs, name=name)
+    seconds = round(time.perf_counter() - start)
+    files = [parts / f"{seed}.csv" for seed in range(seeds)]
+    tables = [pd.read_csv(file) for file in files]
     table = pd.concat(tables, ignore_index=True)
-    record = dict(experiment=name, function=f"{function.__module__}:{function.__name__}",
-                  seeds=list(range(seeds)), settings=_plain_settings(function), rows=len(table),
-                  seconds=round(time.perf_counter() - start), versions=versions())
-    write_file(Path(out) / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
-    write_file(Path(out) / f"{name}.json", json.dumps(record, indent=1))
+    date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    record = about | dict(seeds=list(range(seeds)), rows=len(table), seconds=seconds, jobs=jobs,
+                          goes_on_from=done, date=date, processor=_processor())
+    write_file(out / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
+    write_file(out / f"{name}.json", json.dumps(record, indent=1))
+    for file in (*files, parts / "about.json"):
+        file.unlink()
+    if not any(parts.iterdir()): parts.rmdir()   # seeds beyond the count stay
     return table
 
 def read_result(path: str | Path,      # NAME.csv of `run_experiment`

@@ -120,6 +120,46 @@ def test_a_run_is_recorded_and_can_be_repeated(tmp_path):
     assert record["settings"] == {"throws": "4"}
     assert record["rows"] == 12
     assert "torch" in record["versions"]
+    assert {"commit", "date", "processor", "seconds"} <= set(record)
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["toy.csv", "toy.json"]
+
+
+def test_an_interrupted_experiment_goes_on_with_the_seeds_left(tmp_path, monkeypatch):
+    asked = []
+
+    def halting(seeds=(0, 1, 2)):
+        asked.extend(seeds)
+        if asked == [0, 1]:
+            raise KeyboardInterrupt
+        return toy(seeds)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment("toy", halting, 3, tmp_path)
+    assert not (tmp_path / "toy.csv").exists()
+    found = run_experiment("toy", halting, 3, tmp_path)
+    assert asked == [0, 1, 1, 2] and found.equals(toy())
+    assert json.loads((tmp_path / "toy.json").read_text())["goes_on_from"] == [0]
+    asked.clear()
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment("toy", halting, 3, tmp_path)
+    monkeypatch.setattr("cloudlearn.evidence.versions", lambda: {"torch": "another"})
+    with pytest.raises(ValueError, match="seeds of another state"):
+        run_experiment("toy", halting, 3, tmp_path)
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
+    (tmp_path / "toy.seeds").mkdir()
+    (tmp_path / "toy.seeds" / "0.csv").write_text("mine")
+    with pytest.raises(ValueError, match="is not from this experiment"):
+        run_experiment("toy", toy, 1, tmp_path)
+    assert (tmp_path / "toy.seeds" / "0.csv").read_text() == "mine"
+
+
+def test_seeds_side_by_side_give_the_same_table(tmp_path):
+    one = run_experiment("toy", toy, 3, tmp_path / "one")
+    assert run_experiment("toy", toy, 3, tmp_path / "two", jobs=2).equals(one)
+    with pytest.raises(ValueError, match="at least one seed runs at a time"):
+        run_experiment("toy", toy, 3, tmp_path / "no", jobs=0)
 
 
 def test_counts_and_files_are_checked(tmp_path):
