@@ -98,7 +98,6 @@ def unet_plan(side: int = 572,        # of a square picture, pixels
     return pd.DataFrame(rows, columns=["path", "level", "layer", "channels_in", "channels", "side",
                                        "parameters", "multiplications"])
 
-# %% ../nbs/06_unet.ipynb #6a855565
 def show_unet(plan: "pd.DataFrame",   # of `unet_plan`
               ax=None,                # matplotlib axes; None makes new ones
               title: str = "",        # above the drawing
