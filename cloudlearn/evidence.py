@@ -157,10 +157,11 @@ def _seeds_done(parts: Path, about: dict, seeds: int) -> list[int]:
     if parts.exists() and not told.is_file():
         raise ValueError(f"{parts} is not from this experiment; move it away or choose another "
                          "folder with --out.")
-    if told.is_file() and json.loads(told.read_text(encoding="utf-8")) != about:
+    wanted = json.dumps(about, indent=1)
+    if told.is_file() and told.read_text(encoding="utf-8") != wanted:
         raise ValueError(f"{parts} holds seeds of another state of this experiment; "
                          "delete that folder to begin again.")
-    write_file(told, json.dumps(about, indent=1))
+    write_file(told, wanted)
     return [seed for seed in range(seeds) if (parts / f"{seed}.csv").is_file()]
 
 def _run_seeds(function: Callable, left: Sequence[int], parts: Path, *, jobs: int,

@@ -142,6 +142,12 @@ def test_an_interrupted_experiment_goes_on_with_the_seeds_left(tmp_path, monkeyp
     asked.clear()
     with pytest.raises(KeyboardInterrupt):
         run_experiment("toy", halting, 3, tmp_path)
+    about = tmp_path / "toy.seeds" / "about.json"
+    kept = about.read_text()
+    about.write_text(kept[:-9])  # damaged: not ours to believe
+    with pytest.raises(ValueError, match="seeds of another state"):
+        run_experiment("toy", halting, 3, tmp_path)
+    about.write_text(kept)
     monkeypatch.setattr("cloudlearn.evidence.versions", lambda: {"torch": "another"})
     with pytest.raises(ValueError, match="seeds of another state"):
         run_experiment("toy", halting, 3, tmp_path)
